@@ -1,0 +1,136 @@
+"""The settings of a run: YAML read into frozen models; an unknown key is an error that names the nearest one.
+
+Every field has one reader (named in ``docs/settings.md``). The hyper-parameters of a loss are the keyword-only
+arguments of its function; they are checked by :func:`check_arguments` against the signature that the caller hands down
+(this file knows no loss).
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trueup.errors import ConfigError
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class ModelConfig(Section):
+    """Which weights are trained, and what they are compared with."""
+
+    path: str = Field(description="folder, GGUF file, hub id, or bundled:NAME")
+    revision: str | None = Field(default=None, description="hub revision (commit)")
+    reference: str = Field(
+        default="auto",
+        description="auto | copy | adapter-off | precomputed | none, or the path of another model",
+    )
+    layout: Literal["auto", "shared", "rows"] = Field(
+        default="auto", description="shared: prompt computed once per pair; rows: one padded row a completion"
+    )
+
+
+class DataConfig(Section):
+    """Which rows are trained on, and how they become tokens."""
+
+    path: str = Field(description="file, folder or hub id")
+    eval_path: str | None = Field(default=None, description="held-out rows; else eval_fraction of path")
+    eval_fraction: float = Field(default=0.05, ge=0.0, lt=1.0, description="share of prompts held out")
+    split: str = Field(default="train", description="split name, for datasets folders and hub ids")
+    format: str = Field(default="auto", description="auto, or a name that `trueup data formats` lists")
+    columns: dict[str, str] = Field(default_factory=dict, description="our field -> column of the file")
+    chat: Literal["auto", "template", "plain"] = Field(
+        default="auto", description="whether plain strings are wrapped in the chat template"
+    )
+    system: str | None = Field(default=None, description="system turn put before rows that have none")
+    max_length: int = Field(default=1024, ge=8, description="tokens of prompt plus completion")
+    too_long: Literal["error", "drop", "truncate_prompt", "truncate"] = Field(
+        default="error", description="rows over max_length: error, drop, cut the prompt's start, cut the end"
+    )
+    bad_rows: Literal["error", "skip", "quarantine"] = Field(default="error", description="rows that cannot be used")
+    allow_lost_eos: bool = Field(default=False, description="train on completions whose end was cut off")
+
+
+class TrainConfig(Section):
+    """Optimisation."""
+
+    lr: float | None = Field(default=None, gt=0, description="peak learning rate; None: the method's default")
+    batch_size: int = Field(default=16, ge=1, description="rows (pairs) of one optimizer step")
+    micro_batch: int | None = Field(default=None, ge=1, description="rows at once in memory; None: chosen by tokens")
+    micro_tokens: int = Field(default=4096, ge=16, description="tokens at once in memory when micro_batch is None")
+    epochs: float = Field(default=1.0, gt=0, description="passes over the data")
+    max_steps: int | None = Field(default=None, ge=1, description="optimizer steps at most")
+    warmup: float = Field(default=0.1, ge=0, description="share of the steps (< 1) or number of steps (>= 1)")
+    schedule: Literal["cosine", "linear", "constant"] = Field(default="linear", description="after the warm-up")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW, matrices only")
+    betas: tuple[float, float] = Field(default=(0.9, 0.95), description="AdamW moments")
+    eps: float = Field(default=1e-8, gt=0, description="AdamW")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="global norm that gradients are clipped to")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        default="auto", description="of the forward pass; bf16 keeps fp32 master weights"
+    )
+    gradient_checkpointing: bool = Field(default=False, description="recompute activations in the backward pass")
+    seed: int = Field(default=0, ge=0, description="data order, LoRA and head initialisation")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads; None: torch's choice")
+    device: str = Field(default="auto", description="auto: CUDA where present, else CPU")
+
+
+class LoraConfig(Section):
+    """Low-rank adapters (PEFT). Present means used."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: str | tuple[str, ...] = Field(default="all-linear")
+    dora: bool = False
+    rslora: bool = False
+    quantize: Literal["none", "4bit"] = Field(default="none", description="4bit needs bitsandbytes (QLoRA)")
+
+
+class EvalConfig(Section):
+    """Evaluation during training, best checkpoint, early stopping."""
+
+    every: int = Field(default=0, ge=0, description="steps between evaluations; 0: only before and after")
+    rows: int | None = Field(default=None, ge=1, description="held-out rows used at most")
+    metric: str | None = Field(default=None, description="chooses the best checkpoint; None: the method's default")
+    patience: int = Field(default=0, ge=0, description="evaluations without improvement before stopping; 0: never")
+
+
+class SaveConfig(Section):
+    """Checkpoints and sinks."""
+
+    every: int = Field(default=0, ge=0, description="steps between checkpoints; 0: only at the end and on signals")
+    keep: int = Field(default=2, ge=1, description="newest checkpoints kept; the best is kept besides")
+    sinks: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()
+
+
+class LossTerm(Section):
+    """One term of a weighted mixture of losses."""
+
+    name: str
+    weight: float = 1.0
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+class RunConfig(Section):
+    """Everything one training run is told."""
+
+    method: str
+    model: ModelConfig
+    data: DataConfig
+    loss: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the loss")
+    mixture: tuple[LossTerm, ...] = Field(default=(), description="further losses added to the method's own")
+    options: dict[str, Any] = Field(default_factory=dict, description="orthogonal options of pairwise losses")
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    lora: LoraConfig | None = None
+    eval: EvalConfig = Field(default_factory=EvalConfig)
+    save: SaveConfig = Field(default_factory=SaveConfig)
