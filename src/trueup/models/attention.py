@@ -7,17 +7,18 @@ row goes through FlexAttention with a block mask.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "trueup"
+BLOCK = 512  # queries at a time
 
 Groups = tuple[tuple[int, ...], ...]
 
@@ -51,35 +52,89 @@ def branching_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     if query.is_cuda:
         return _flex(query, key, value, scaling, groups), None
-    repeat = query.shape[1] // key.shape[1]
-    if repeat > 1:
-        key, value = key.repeat_interleave(repeat, dim=1), value.repeat_interleave(repeat, dim=1)
-    return _by_group(query, key, value, scaling, groups), None
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return _GroupAttention.apply(query, key, value, scale, groups)[None], None  # pyright: ignore[reportOptionalSubscript]
 
 
-def _by_group(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None, groups: Groups
-) -> torch.Tensor:
-    """One causal attention for prompt and first branch, one for each further branch; ``[1, T, heads, d]``."""
-    sizes = [size for group in groups for size in (group[0] + group[1], *group[2:])]
-    parts = zip(query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True)
-    outputs: list[torch.Tensor] = []
-    for prefix, _, *others in groups:
-        q, k, v = next(parts)
-        outputs.append(scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling))
-        k_prefix, v_prefix = k[:, :, :prefix], v[:, :, :prefix]
-        for length in others:
-            q, k, v = next(parts)
-            mask = _branch_mask(prefix, length, q.dtype)
-            k, v = torch.cat([k_prefix, k], 2), torch.cat([v_prefix, v], 2)
-            outputs.append(scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling))
-    return torch.cat(outputs, 2).transpose(1, 2)
+class _GroupAttention(torch.autograd.Function):
+    """softmax(q kᵀ · scale + mask) v, group by group and a block of queries at a time; ``[T, heads, d]``.
+
+    Written out because PyTorch's fused CPU kernel is three times slower than plain products in bf16 at these sizes
+    (docs/benchmarks.md). The probabilities are computed again in the backward pass, so memory stays linear.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, groups: Groups
+    ) -> torch.Tensor:
+        heads, total, width = query.shape[1:]
+        output = query.new_empty(total, heads, width)
+        for block in _blocks(groups):
+            probability = _probability(query, key, scale, block)
+            o = torch.bmm(probability, value[0, :, block.keys])
+            output[block.queries] = o.view(heads, -1, width).transpose(0, 1)
+        ctx.save_for_backward(query, key, value)
+        ctx.scale, ctx.groups = scale, groups
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
+        query, key, value = ctx.saved_tensors
+        heads, kv_heads, width = query.shape[1], key.shape[1], query.shape[3]
+        grad_q, grad_k, grad_v = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        for block in _blocks(ctx.groups):
+            q = query[0, :, block.queries].reshape(kv_heads, -1, width)
+            k, v = key[0, :, block.keys], value[0, :, block.keys]
+            g = grads[0][block.queries].transpose(0, 1).reshape(kv_heads, -1, width)
+            p = _probability(query, key, ctx.scale, block)
+            grad_v[0, :, block.keys] += torch.bmm(p.transpose(1, 2), g)
+            by_p = torch.bmm(g, v.transpose(1, 2))
+            by_s = torch._softmax_backward_data(by_p, p, -1, p.dtype).mul_(ctx.scale)
+            grad_q[0, :, block.queries] = torch.bmm(by_s, k).view(heads, -1, width)
+            grad_k[0, :, block.keys] += torch.bmm(by_s.transpose(1, 2), q)
+        return grad_q, grad_k, grad_v, None, None
 
 
-@lru_cache(maxsize=256)
-def _branch_mask(prefix: int, length: int, dtype: torch.dtype) -> torch.Tensor:
-    """Additive mask ``[length, prefix + length]``: the prompt is seen whole, the branch causally."""
-    return torch.full((length, prefix + length), float("-inf"), dtype=dtype).triu(prefix + 1)
+class _Block(NamedTuple):
+    """Some queries of one group and the keys they may see, as places in the row."""
+
+    queries: slice
+    keys: slice
+    sizes: tuple[int, ...]
+
+
+def _blocks(groups: Groups) -> Iterator[_Block]:
+    start = 0
+    for sizes in groups:
+        total = sum(sizes)
+        for first in range(0, total, BLOCK):
+            end = min(first + BLOCK, total)
+            yield _Block(slice(start + first, start + end), slice(start, start + end), sizes)
+        start += total
+
+
+def _probability(query: torch.Tensor, key: torch.Tensor, scale: float, block: _Block) -> torch.Tensor:
+    """Attention probabilities of a block, query heads folded over their key head: ``[kv_heads, repeat * n, keys]``."""
+    kv_heads, width = key.shape[1], key.shape[3]
+    q = query[0, :, block.queries].reshape(kv_heads, -1, width)
+    k = key[0, :, block.keys]
+    first = block.queries.start - block.keys.start
+    mask = _mask(block.sizes, first, k.shape[1], query.shape[1] // kv_heads, query.dtype)
+    scores = torch.baddbmm(mask.expand(kv_heads, -1, -1), q, k.transpose(1, 2), alpha=scale)
+    return scores.softmax(-1)
+
+
+@lru_cache(maxsize=512)
+def _mask(sizes: tuple[int, ...], first: int, end: int, repeat: int, dtype: torch.dtype) -> torch.Tensor:
+    """0 where a query of the group may look, −inf elsewhere: ``[repeat * (end − first), end]``."""
+    prefix, *branches = sizes
+    branch = torch.tensor([0] * prefix + [b for b, length in enumerate(branches, 1) for _ in range(length)])
+    place = torch.arange(sum(sizes))
+    q, k = slice(first, end), slice(0, end)
+    earlier = place[q, None] >= place[None, k]
+    same = (branch[None, k] == 0) | (branch[q, None] == branch[None, k])
+    mask = torch.zeros(end - first, end, dtype=dtype).masked_fill_(~(earlier & same), float("-inf"))
+    return mask.repeat(repeat, 1)
 
 
 @lru_cache(maxsize=4)

@@ -110,8 +110,8 @@ class Policy:
     def scores(self, layout: Layout) -> torch.Tensor:
         """Reward-model score at the last token of each sequence, ``[S]`` in fp32 (fp64 stays)."""
         states = self.hidden(layout).index_select(0, layout.last)
-        score = self.inner.score(states)[:, 0]
-        return score if score.dtype == torch.float64 else score.float()
+        wide = states if states.dtype == torch.float64 else states.float()
+        return wide @ self.inner.score.weight[0].to(wide.dtype)  # in bf16 close scores would round to ties
 
     def adapter_off(self) -> AbstractContextManager[Any]:
         """Within it the model is its own base: the LoRA adapter is switched off."""

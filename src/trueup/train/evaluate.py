@@ -1,0 +1,62 @@
+"""Figures over held-out rows, each with a 95 % interval that respects rows sharing a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+
+from trueup.config import TrainConfig
+from trueup.ops.stats import bootstrap_mean
+from trueup.train.loop import Objective, split
+
+RowT = TypeVar("RowT")
+
+
+class Evaluable(Objective[RowT], Protocol[RowT]):
+    """An objective that can also tell its figures row by row."""
+
+    def figures(self, rows: Sequence[RowT]) -> dict[str, torch.Tensor]:
+        """``[B]`` by name; ``weight`` (tokens), if present, weighs the loss."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A mean with its 95 % interval over ``n`` rows."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def to_json(self) -> dict[str, float]:
+        """As plain numbers."""
+        return asdict(self)
+
+
+def row_figures(objective: Evaluable[RowT], rows: Sequence[RowT], config: TrainConfig) -> dict[str, np.ndarray]:
+    """Figures of every row, in the order of ``rows``, ``[n]`` each."""
+    pieces: list[tuple[list[int], dict[str, torch.Tensor]]] = []
+    for start in range(0, len(rows), 256):
+        block = rows[start : start + 256]
+        for part in split(objective, block, config, None):
+            pieces.append(([start + i for i in part], objective.figures([block[i] for i in part])))
+    arrays: dict[str, np.ndarray] = {}
+    for places, figures in pieces:
+        for name, values in figures.items():
+            arrays.setdefault(name, np.full(len(rows), np.nan))[places] = values.double().numpy()
+    return arrays
+
+
+def summarise(arrays: Mapping[str, np.ndarray], clusters: Sequence[str], seed: int = 0) -> dict[str, Figure]:
+    """Mean and interval of each figure; ``clusters`` names each row's prompt."""
+    weight = arrays.get("weight")
+    return {
+        name: Figure(*bootstrap_mean(values, clusters=clusters, weights=weight, seed=seed), n=len(values))
+        for name, values in arrays.items()
+        if name != "weight"
+    }

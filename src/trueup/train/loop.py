@@ -1,0 +1,206 @@
+"""The training loop: a generator that takes one optimizer step and yields.
+
+It does not log, save, evaluate or stop early; whoever iterates does. It owns three rules: global denominators (a step
+is the same however it is cut into micro-batches), out-of-memory halves the micro-batch and repeats the step, and a
+non-finite loss or gradient changes no weight.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+
+from trueup.config import TrainConfig
+from trueup.data.order import micro_batches
+from trueup.errors import ResourceError, TrainingError
+from trueup.train.optim import Optimizer, learning_rate
+from trueup.types import Step
+
+log = logging.getLogger(__name__)
+
+RowT = TypeVar("RowT")
+Sums = Mapping[str, tuple[float, float]]  # name -> (sum, count); the metric is sum / count over the step
+
+NONFINITE_LIMIT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one micro-batch contributes.
+
+    Attributes:
+        loss: scalar with gradient; the shares of a step add up to its loss.
+        sums: metrics as sums and counts, so that they too add up.
+    """
+
+    loss: torch.Tensor
+    sums: Sums
+
+
+class Objective(Protocol[RowT]):
+    """What a method computes from rows of type ``RowT``."""
+
+    def length(self, row: RowT) -> int:
+        """Tokens that the row costs in memory."""
+        ...
+
+    def identity(self, row: RowT) -> str:
+        """The row's id, for reports."""
+        ...
+
+    def begin(self, step: int, batch: Sequence[RowT], parts: Sequence[Sequence[int]]) -> Any:
+        """What must be known of the whole global batch before its first gradient (denominators, KTO's KL)."""
+        ...
+
+    def share(self, batch: Sequence[RowT], part: Sequence[int], begun: Any) -> Share:
+        """The contribution of the rows at ``part`` of the batch."""
+        ...
+
+
+@dataclass(slots=True)
+class LoopState:
+    """What the loop must remember across an interruption, besides weights and moments.
+
+    Attributes:
+        step: optimizer steps done.
+        nonfinite: skipped steps in a row.
+        cap: rows a micro-batch may hold after an out-of-memory; None: no cap yet.
+    """
+
+    step: int = 0
+    nonfinite: int = 0
+    cap: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan(Generic[RowT]):
+    """Which rows each step sees.
+
+    Attributes:
+        total: number of optimizer steps.
+        batch: step (from 1) -> the rows of its global batch; a pure function.
+        peak_lr: peak learning rate.
+    """
+
+    total: int
+    batch: Callable[[int], Sequence[RowT]]
+    peak_lr: float
+
+
+@dataclass(slots=True)
+class _Accumulated:
+    loss: float = 0.0
+    sums: dict[str, list[float]] = field(default_factory=lambda: defaultdict(lambda: [0.0, 0.0]))
+    tokens: int = 0
+    micro: int = 0
+
+    def add(self, share: Share) -> None:
+        self.loss += float(share.loss.detach())
+        self.micro += 1
+        for name, (total, count) in share.sums.items():
+            self.sums[name][0] += total
+            self.sums[name][1] += count
+
+    def metrics(self) -> dict[str, float]:
+        return {name: total / count for name, (total, count) in self.sums.items() if count}
+
+
+def optimise(
+    objective: Objective[RowT], optimizer: Optimizer, plan: Plan[RowT], config: TrainConfig, state: LoopState
+) -> Iterator[Step]:
+    """Yields one :class:`Step` after each optimizer step, from ``state.step`` to ``plan.total``.
+
+    Raises:
+        TrainingError: the third non-finite step in a row, or a loss without any gradient.
+        ResourceError: out of memory with a single row.
+    """
+    while state.step < plan.total:
+        index = state.step + 1
+        begun_at = time.perf_counter()
+        batch = plan.batch(index)
+        done = _accumulate(objective, optimizer, batch, config, state, index)
+        rate = learning_rate(config, plan.peak_lr, index, plan.total)
+        norm = optimizer.step(rate) if math.isfinite(done.loss) else _discard(optimizer)
+        skipped = not (math.isfinite(done.loss) and math.isfinite(norm))
+        state.step, state.nonfinite = index, state.nonfinite + 1 if skipped else 0
+        seconds = time.perf_counter() - begun_at
+        yield Step(
+            index=index,
+            metrics={"loss": done.loss, **done.metrics(), "grad_norm": norm, "lr": rate, "tokens": done.tokens},
+            rows=tuple(objective.identity(r) for r in batch),
+            timings={"seconds": seconds, "tokens_per_second": done.tokens / seconds, "micro_batches": done.micro},
+            skipped=skipped,
+        )
+        if state.nonfinite >= NONFINITE_LIMIT:
+            raise TrainingError(
+                f"step {index}: the {NONFINITE_LIMIT}rd non-finite loss or gradient in a row; no weight was changed by "
+                f"them. Rows: {', '.join(objective.identity(r) for r in batch[:8])}. Lower train.lr or look at the rows"
+            )
+
+
+def _discard(optimizer: Optimizer) -> float:
+    optimizer.zero()
+    return math.nan
+
+
+def _accumulate(
+    objective: Objective[RowT],
+    optimizer: Optimizer,
+    batch: Sequence[RowT],
+    config: TrainConfig,
+    state: LoopState,
+    index: int,
+) -> _Accumulated:
+    """Gradients of the whole global batch; after an out-of-memory, again with half the rows at a time."""
+    while True:
+        parts = split(objective, batch, config, state.cap)
+        done = _try(objective, batch, parts, index)
+        if done is not None:
+            return done
+        optimizer.zero()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        largest = max(len(p) for p in parts)
+        if largest == 1:
+            raise ResourceError(
+                f"step {index}: out of memory with a single row; lower --data.max_length, use --lora.rank 16, "
+                "or --train.gradient_checkpointing"
+            )
+        state.cap = largest // 2
+        log.warning("step %d: out of memory; repeating it with at most %d rows at a time", index, state.cap)
+
+
+def split(
+    objective: Objective[RowT], batch: Sequence[RowT], config: TrainConfig, cap: int | None
+) -> list[list[int]]:
+    """Cuts a global batch into micro-batches: by rows if told so, else by tokens."""
+    lengths = [objective.length(r) for r in batch]
+    limits = [x for x in (config.micro_batch, cap) if x is not None]
+    return micro_batches(lengths, min(limits) if limits else None, None if config.micro_batch else config.micro_tokens)
+
+
+def _try(
+    objective: Objective[RowT], batch: Sequence[RowT], parts: Sequence[Sequence[int]], index: int
+) -> _Accumulated | None:
+    """None on out-of-memory. (The exception must be gone before the retry: it holds the graph alive.)"""
+    done = _Accumulated(tokens=sum(objective.length(r) for r in batch))
+    try:
+        begun = objective.begin(index, batch, parts)
+        for part in parts:
+            share = objective.share(batch, part, begun)
+            share.loss.backward()
+            done.add(share)
+    except torch.OutOfMemoryError:
+        return None
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+            return None
+        raise
+    return done
