@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from trueup.errors import ModelError
 from trueup.models import attention
 from trueup.models.head import Head, TokenFigures, token_figures
+from trueup.models.load import score_head
 from trueup.models.layout import Branches, Layout, rows_layout, shared_layout
 
 log = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ class Policy:
         """Reward-model score at the last token of each sequence, ``[S]`` in fp32 (fp64 stays)."""
         states = self.hidden(layout).index_select(0, layout.last)
         wide = states if states.dtype == torch.float64 else states.float()
-        return wide @ self.inner.score.weight[0].to(wide.dtype)  # in bf16 close scores would round to ties
+        return wide @ score_head(self.model).weight[0].to(wide.dtype)  # in bf16 close scores would round to ties
 
     def adapter_off(self) -> AbstractContextManager[Any]:
         """Within it the model is its own base: the LoRA adapter is switched off."""

@@ -101,6 +101,14 @@ class Optimizer:
             if self.masters[name] is not p:
                 p.copy_(self.masters[name])
 
+    @torch.no_grad()
+    def give_masters(self) -> None:
+        """Puts the fp32 masters into the model itself, for saving; training cannot go on after it."""
+        for hook in self._hooks:
+            hook.remove()
+        for name, p in self.params.items():
+            p.data = self.masters[name].data
+
     def weights(self) -> dict[str, torch.Tensor]:
         """Master weights by name, for a checkpoint."""
         return {name: m.detach() for name, m in self.masters.items()}

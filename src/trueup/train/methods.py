@@ -1,0 +1,56 @@
+"""The methods by name: what rows each eats, which loss it minimises, and its vetted defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from trueup.losses import PREFERENCE, REWARD, SUPERVISED, UNPAIRED
+from trueup.losses.registry import Loss
+from trueup.types import Comparison, Example, Rating, Row
+
+Family = Literal["sft", "reward", "pairs", "unpaired"]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One word of ``trueup train METHOD``.
+
+    Attributes:
+        name: the word.
+        family: which objective trains it.
+        loss: its entry in a registry.
+        row: the rows it eats.
+        lr, lora_lr: default peak learning rate, full and LoRA.
+        metric: watched on held-out rows; higher is better if ``maximise``.
+    """
+
+    name: str
+    family: Family
+    loss: Loss
+    row: type[Row]
+    lr: float
+    lora_lr: float
+    metric: str
+    maximise: bool
+
+    @property
+    def reference(self) -> bool:
+        """Whether the loss needs a reference policy."""
+        return self.loss.reference
+
+
+def _methods() -> dict[str, Method]:
+    table = {
+        "sft": Method("sft", "sft", SUPERVISED["sft"], Example, 2e-5, 2e-4, "loss", False),
+        "reward": Method("reward", "reward", REWARD["reward"], Comparison, 1e-5, 1e-4, "accuracy", True),
+    }
+    for name, loss in PREFERENCE.items():
+        rate = 1e-6 if loss.reference else 5e-6
+        table[name] = Method(name, "pairs", loss, Comparison, rate, 10 * rate, "rewards/accuracy", True)
+    for name, loss in UNPAIRED.items():
+        table[name] = Method(name, "unpaired", loss, Rating, 1e-6, 1e-5, "loss", False)
+    return table
+
+
+METHODS: dict[str, Method] = _methods()
