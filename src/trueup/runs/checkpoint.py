@@ -83,7 +83,8 @@ def save_checkpoint(folder: Path, step: int, tensors: Tensors, meta: Mapping[str
         raise TrueupError(f"checkpoint group {odd[0]!r}: a group is named in lower-case letters, digits, - and _")
     final = step_folder(folder, step)
     with guard(final, "saving a checkpoint"):
-        os.makedirs(folder, exist_ok=True)
+        if not folder.is_dir():
+            os.makedirs(folder, exist_ok=True)
         sweep(folder)
         if os.path.lexists(final) and _settle(final, tensors, state):
             return final

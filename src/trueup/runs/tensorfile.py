@@ -63,8 +63,9 @@ def pieces(tensors: Mapping[str, torch.Tensor]) -> Iterator[memoryview]:
     text += b" " * (-len(text) % 8)
     yield memoryview(len(text).to_bytes(8, "little") + text)
     for name in order:
-        flat = tensors[name].detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
-        view = flat.numpy().data
+        dense = tensors[name].detach().to("cpu").contiguous()
+        # as_strided and not reshape: one element of a strided tensor counts as contiguous, but view refuses its stride
+        view = dense.as_strided((dense.numel(),), (1,)).view(torch.uint8).numpy().data
         for start in range(0, len(view), CHUNK):
             yield view[start : start + CHUNK]
 
