@@ -59,6 +59,25 @@ def write_card(folder: Path, info: CardInfo) -> None:
     (folder / "README.md").write_text(card_text(folder, info), encoding="utf-8")
 
 
+def write_merged_card(adapter: Path, folder: Path) -> None:
+    """Writes the card of a full model made from an adapter: the adapter's own, made to fit.
+
+    Args:
+        adapter: the adapter's folder; without a card there, the new one says little.
+        folder: the full model's folder, whose other files are there already.
+    """
+    old = adapter / "README.md"
+    text = old.read_text(encoding="utf-8") if old.is_file() else "# A merged model\n\n## Loading it\n"
+    text = text.replace("library_name: peft\n", "library_name: transformers\n", 1)
+    text = text.replace("\n\nA LoRA adapter for ", "\n\nA LoRA adapter merged into ", 1)
+    start = text.find("\n## Loading it\n")
+    if start >= 0:
+        end = text.find("\n## ", start + 1)
+        loading = "\n## Loading it\n\n" + _loading(adapter=False, reward=_is_reward(folder)) + "\n"
+        text = text[:start] + loading + ("" if end < 0 else text[end:])
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
 def card_text(folder: Path, info: CardInfo) -> str:
     """The card as Markdown with the YAML head that model hubs read."""
     adapter = (folder / "adapter_config.json").exists()

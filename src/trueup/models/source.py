@@ -32,6 +32,15 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "additional_chat_templates/*"]
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_CODE_NAMES = {  # transformers fetches an attention or expert kernel from the hub if its name has a slash; PEFT imports
+    "attn_implementation",
+    "_attn_implementation",
+    "_attn_implementation_internal",
+    "experts_implementation",
+    "_experts_implementation",
+    "_experts_implementation_internal",
+    "megatron_config",
+}
 _LARGEST_CONFIG = 4 << 20
 _HASHED = ("*.safetensors", "*.gguf", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 _NOT_HASHED = {"MANIFEST.json", "generation_config.json", "trainer_state.json"}
@@ -223,14 +232,28 @@ def _refuse_links(source: Source) -> None:
 
 
 def _refuse_code(source: Source) -> None:
-    for name in ("config.json", "tokenizer_config.json"):
-        if source.code is None and (source.folder / name).exists():
-            value = read_json(source.folder / name)
-            if "auto_map" in value:
-                raise ModelError(
-                    f"{source.name}: {name} wants code of the model's own to be run (auto_map); that is only done for "
-                    "a hub id with its code pinned to a commit (code_revision, 40 hexadecimal digits)"
-                )
+    """Nothing a model folder says may fetch or import code."""
+    for name in ("config.json", "tokenizer_config.json", "adapter_config.json"):
+        if (source.folder / name).exists():
+            for key, value in _entries(read_json(source.folder / name)):
+                if key == "auto_map" and source.code is None:
+                    raise ModelError(
+                        f"{source.name}: {name} wants code of the model's own to be run (auto_map); that is only done "
+                        "for a hub id with its code pinned to a commit (code_revision, 40 hexadecimal digits)"
+                    )
+                if key in _CODE_NAMES and value and (key == "megatron_config" or "/" in str(value)):
+                    raise ModelError(f"{source.name}: {name}: {key} {value!r} would load code; remove that entry")
+
+
+def _entries(value: Any) -> Iterable[tuple[str, Any]]:
+    """Every key and value of nested objects."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield key, inner
+            yield from _entries(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _entries(inner)
 
 
 def weight_files(folder: Path) -> list[Path]:
