@@ -1,0 +1,1 @@
+"""Text on its way to tokens: reading rows, rendering them, checking and ordering them."""

@@ -1,0 +1,12 @@
+"""Every shape rows come in, by name. ``docs/formats.md`` has an example row of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trueup.data.formats import completion, preference, transcripts
+from trueup.data.formats.base import Format
+
+FORMATS: dict[str, Format[Any]] = {
+    entry.name: entry for family in (preference, transcripts, completion) for entry in family.FORMATS
+}

@@ -1,0 +1,172 @@
+"""Prompt and completion, with a label (unpaired) or without, prompts alone, and plain language modelling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trueup.data.fields import Fields, RowFault, Source, boolean, common, completion, string, text, turns
+from trueup.data.formats.base import Format, is_text, is_turns, only_string, only_turns, written
+from trueup.data.formats.preference import as_answer, without_prompt
+from trueup.types import Example, Prompt, Rating, Text, Turn
+
+_PAIRS = ("chosen", "rejected")
+
+
+def _prompt_and_completion(row: Fields, source: Source) -> dict[str, Text]:
+    prompt = text(row, "prompt", source, blank=True)
+    answer = text(row, "completion", source)
+    if isinstance(prompt, str) and not isinstance(answer, str):
+        if prompt:
+            raise RowFault("completion", "must be a string like prompt, or prompt a list of turns like completion")
+        prompt = ()
+    elif not isinstance(prompt, str):
+        answer = without_prompt(prompt, as_answer(answer), "completion")
+    return {"prompt": prompt, "completion": completion(answer, "completion")}
+
+
+def _parse_completion(row: Fields, source: Source) -> Example:
+    return Example(**_prompt_and_completion(row, source), **common(row, source))
+
+
+def _parse_unpaired(row: Fields, source: Source) -> Rating:
+    label = boolean(row, "label", source)
+    return Rating(**_prompt_and_completion(row, source), label=label, **common(row, source))
+
+
+def _parse_prompt(row: Fields, source: Source) -> Prompt:
+    prompt = text(row, "prompt", source)
+    if not isinstance(prompt, str):
+        if prompt[-1]["role"] == "assistant":
+            raise RowFault("prompt", "ends with an assistant turn: nothing is asked")
+        if not any((item["content"] or "").strip() for item in prompt):
+            raise RowFault("prompt", "is empty")
+    return Prompt(prompt=prompt, **common(row, source))
+
+
+def _parse_text(row: Fields, source: Source) -> Example:
+    return Example(prompt="", completion=string(row, "text"), **common(row, source))
+
+
+def _write_text(row: Example) -> dict[str, Any]:
+    if row.prompt:
+        raise RowFault("prompt", "would be trained on as if it were completion: the text format has no prompt")
+    return written(row, text=only_string(row.completion, "completion"))
+
+
+def boundary(conversation: tuple[Turn, ...], field: str) -> int:
+    """Number of leading turns of a conversation that are not trained on.
+
+    They are the turns before the first answer, or up to the last answer with ``weight`` 0 (OpenAI fine-tuning files).
+
+    Raises:
+        RowFault: an answer with weight 0 after one that is trained on.
+    """
+    answers = [index for index, item in enumerate(conversation) if item["role"] == "assistant"]
+    if not answers:
+        raise RowFault(field, "has no assistant turn")
+    unused = [index for index in answers if conversation[index].get("weight") == 0]
+    if unused and unused != answers[: len(unused)]:
+        raise RowFault(f"{field}[{unused[-1]}]", "weight 0 after a turn that is trained on; split the row there")
+    return unused[-1] + 1 if unused else answers[0]
+
+
+def asked(conversation: tuple[Turn, ...], field: str) -> int:
+    """Number of leading turns up to and with the last user turn: what the last answer answers."""
+    users = [index for index, item in enumerate(conversation) if item["role"] == "user"]
+    if not users:
+        raise RowFault(field, "has no user turn")
+    return users[-1] + 1
+
+
+def example(conversation: tuple[Turn, ...], field: str, **rest: Any) -> Example:
+    """A conversation of which every answer is imitated."""
+    length = boundary(conversation, field)
+    return Example(prompt=conversation[:length], completion=completion(conversation[length:], field), **rest)
+
+
+def rating(conversation: tuple[Turn, ...], field: str, label: bool, **rest: Any) -> Rating:
+    """A conversation whose last answer is judged."""
+    length = asked(conversation, field)
+    answer = completion(conversation[length:], field)
+    return Rating(prompt=conversation[:length], completion=answer, label=label, **rest)
+
+
+def conversation_of(row: Example | Rating) -> tuple[Turn, ...]:
+    """Prompt and completion as one list of turns."""
+    return (*only_turns(row.prompt or (), "prompt"), *only_turns(row.completion, "completion"))
+
+
+def _parse_messages(row: Fields, source: Source) -> Example:
+    return example(turns(row.get("messages"), "messages", source), "messages", **common(row, source))
+
+
+def _parse_labelled(row: Fields, source: Source) -> Rating:
+    label = boolean(row, "label", source)
+    return rating(turns(row.get("messages"), "messages", source), "messages", label, **common(row, source))
+
+
+def _fits_completion(row: Fields) -> bool:
+    kinds = [value for value in (row.get("prompt"), row["completion"]) if value is not None]
+    return all(map(is_text, kinds)) or is_turns(kinds[0])
+
+
+COMPLETION = Format(
+    name="prompt-completion",
+    title="prompt and completion: strings or turns",
+    makes=Example,
+    required=("prompt", "completion"),
+    foreign=(*_PAIRS, "label", "score"),
+    fits=_fits_completion,
+    parse=_parse_completion,
+    write=lambda row: written(row, prompt=row.prompt, completion=row.completion),
+)
+UNPAIRED = Format(
+    name="unpaired",
+    title="prompt, completion and a true or false label",
+    makes=Rating,
+    required=("prompt", "completion", "label"),
+    foreign=_PAIRS,
+    fits=_fits_completion,
+    parse=_parse_unpaired,
+    write=lambda row: written(row, prompt=row.prompt, completion=row.completion, label=row.label),
+)
+PROMPT = Format(
+    name="prompt",
+    title="a prompt alone: a string or turns",
+    makes=Prompt,
+    required=("prompt",),
+    foreign=(*_PAIRS, "completion", "completions", "answers", "response", "chosen_response", "rejected_response"),
+    fits=lambda row: is_text(row["prompt"]) or is_turns(row["prompt"]),
+    parse=_parse_prompt,
+    write=lambda row: written(row, prompt=row.prompt),
+)
+TEXT = Format(
+    name="text",
+    title="plain text to model",
+    makes=Example,
+    required=("text",),
+    foreign=_PAIRS,
+    fits=lambda row: is_text(row["text"]),
+    parse=_parse_text,
+    write=_write_text,
+)
+MESSAGES = Format(
+    name="messages",
+    title="OpenAI messages: every assistant turn is imitated",
+    makes=Example,
+    required=("messages",),
+    foreign=("label", "rejected_response", "rejected_messages"),
+    fits=lambda row: is_turns(row["messages"]),
+    parse=_parse_messages,
+    write=lambda row: written(row, messages=conversation_of(row)),
+)
+MESSAGES_LABEL = Format(
+    name="messages-label",
+    title="messages and a true or false label for the last answer",
+    makes=Rating,
+    required=("messages", "label"),
+    fits=lambda row: is_turns(row["messages"]),
+    parse=_parse_labelled,
+    write=lambda row: written(row, messages=conversation_of(row), label=row.label),
+)
+FORMATS = (COMPLETION, UNPAIRED, PROMPT, TEXT, MESSAGES, MESSAGES_LABEL)
