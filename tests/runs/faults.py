@@ -7,6 +7,7 @@ The calls are those of the ``os`` module through which all of ``trueup.runs`` wr
 import contextlib
 import os
 import signal
+import traceback
 import warnings
 from pathlib import Path
 
@@ -51,21 +52,24 @@ def count_calls(work):
     return hooks.count
 
 
-def in_child(work):
-    """Runs ``work()`` in a forked child; returns its exit code, or minus the signal that ended it."""
+def start(work):
+    """Starts ``work()`` in a forked child; returns its process id. A failure ends it with 99."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # forking a process with idle threads
         pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-        except BaseException:
-            import traceback  # noqa: PLC0415
+    if pid:
+        return pid
+    try:
+        work()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(99)
+    os._exit(0)
 
-            traceback.print_exc()
-            os._exit(99)
-        os._exit(0)
-    _, status = os.waitpid(pid, 0)
+
+def in_child(work):
+    """Runs ``work()`` in a forked child; returns its exit code, or minus the signal that ended it."""
+    _, status = os.waitpid(start(work), 0)
     return os.waitstatus_to_exitcode(status)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from faults import Hooks, count_calls, in_child, killed_at, loaded_step, names, same, tensors
+from faults import Hooks, count_calls, in_child, killed_at, loaded_step, names, same, start, tensors
 
 from trueup.runs.checkpoint import load_latest, prune, save_checkpoint
 from trueup.runs.metrics import JsonlWriter
@@ -142,12 +142,12 @@ def test_power_cut_after_every_system_call(before, tmp_path):
     assert seen == {2, 3} and tried > 100
 
 
-def train(run, total, slow=None):
+def train(run, total, slow=0.0):
     """A trainer in small: deterministic, resumes by itself, logs, saves every second step, prunes."""
     folder = run / "checkpoints"
     found, skipped = load_latest(folder)
     assert not skipped, skipped
-    step, weight, offset = 0, torch.zeros(1 << 16), 0
+    step, weight, offset = 0, torch.zeros(1 << 20), 0
     if found is not None:
         step, weight, offset = found.step, found.tensors["weights"]["w"].clone(), found.meta["offset"]
     with JsonlWriter(run / "metrics.jsonl") as metrics:
@@ -156,14 +156,13 @@ def train(run, total, slow=None):
             step += 1
             weight += 1.0 / step
             metrics.append({"step": step, "loss": float(weight[0])})
-            if slow:
-                (run / "inside").unlink(missing_ok=True)
-                time.sleep(slow)
+            time.sleep(slow)
             if step % 2 == 0:
                 metrics.fsync()
                 (run / "inside").touch()
                 save_checkpoint(folder, step, {"weights": {"w": weight}}, {"offset": metrics.offset()})
                 prune(folder, 2)
+                (run / "inside").unlink()
 
 
 def digest(run):
@@ -185,11 +184,12 @@ def kill_and_resume(tmp_path, kills):
             assert digest(run) == digest(calm)
             shutil.rmtree(run)
             run.mkdir()
-        pid = os.fork()
-        if pid == 0:
-            train(run, 40, slow=0.001)
-            os._exit(0)
-        time.sleep(rng.uniform(0.002, 0.08))
+        (run / "inside").unlink(missing_ok=True)
+        pid = start(lambda: train(run, 40, slow=0.001))
+        time.sleep(rng.uniform(0.002, 0.05))
+        if done % 2:  # half of the kills aim at a save, the others at nothing
+            _await(run / "inside")
+            time.sleep(rng.uniform(0, 0.005))
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         if os.waitstatus_to_exitcode(status) == -signal.SIGKILL:
@@ -200,18 +200,22 @@ def kill_and_resume(tmp_path, kills):
     return inside / done
 
 
+def _await(path, patience=0.5):
+    end = time.monotonic() + patience
+    while not path.exists() and time.monotonic() < end:
+        pass
+
+
 def loaded_or_zero(run):
     found, skipped = load_latest(run / "checkpoints")
     assert not skipped
     return found.step if found else 0
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_sigkill_at_random_moments_changes_no_byte_of_the_result(tmp_path):
     assert kill_and_resume(tmp_path, kills=30) >= 0.3, "too few kills fell inside a checkpoint write"
 
 
 @pytest.mark.soak
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_thousand_sigkills(tmp_path):
     assert kill_and_resume(tmp_path, kills=1000) >= 0.3

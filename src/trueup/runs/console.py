@@ -15,13 +15,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+_KEPT = "\n\t\u200c\u200d"  # the last two are parts of emoji and of several scripts
 _SHOWN = ("loss", "accuracy", "margin", "lr")
 
 
 def safe(text: str) -> str:
     """The text with control characters (all but newline and tab) as escapes, so that it cannot steer a terminal."""
     return "".join(
-        c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else c.encode("unicode_escape").decode()
+        c if c in _KEPT or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else c.encode("unicode_escape").decode()
         for c in text
     )
 

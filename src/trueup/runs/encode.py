@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 from trueup.errors import TrueupError
 
 CHUNK = 1 << 22
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def plain(value: Any, *, words: bool = False, where: str = "") -> Any:
@@ -62,8 +65,9 @@ def canonical(value: Any) -> bytes:
 
 
 def pretty(value: Any) -> bytes:
-    """Strict JSON for people, in the order given, with a newline at the end."""
-    return (json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    """Strict JSON for people, in the order given, with a newline at the end; lone surrogates stay escapes."""
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    return (_SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n").encode()
 
 
 def parse(raw: bytes | str) -> Any:

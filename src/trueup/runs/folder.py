@@ -14,10 +14,11 @@ RUN/
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -115,23 +116,19 @@ class RunFolder:
             ResourceError: disk full and the like.
         """
         path = Path(path).absolute()
-        made = _make(path)
-        _check_unused(path)
-        lock = _take_lock(path)
-        try:
-            _check_unused(path)
-            sweep(path)
-            settings = scrub(plain(config))
-            _warn_scrubbed(plain(config), settings)
-            record = scrub({"schema": SCHEMA, **environment(), **plain(manifest), "config_sha256": hash_json(settings)})
-            write_yaml(path / "config.yaml", settings)
-            with guard(path, "making the run folder"):
-                (path / "checkpoints").mkdir(exist_ok=True)
-            write_json(path / "manifest.json", record)
-        except BaseException as error:
-            _undo(path, lock, made, ours=not isinstance(error, RunError))
-            raise
-        return cls(path, lock, settings, record)
+        with _made(path):
+            lock = _take_lock(path)
+            with _kept_only_if_complete(path, lock):
+                _check_unused(path)
+                sweep(path)
+                settings = scrub(plain(config))
+                _warn_scrubbed(plain(config), settings)
+                record = {"schema": SCHEMA, **environment(), **plain(manifest), "config_sha256": hash_json(settings)}
+                write_yaml(path / "config.yaml", settings)
+                with guard(path, "making the run folder"):
+                    (path / "checkpoints").mkdir(exist_ok=True)
+                write_json(path / "manifest.json", record)
+        return cls(path, lock, settings, scrub(record))
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
@@ -204,20 +201,46 @@ def _read(path: Path, reader: Any) -> dict[str, Any]:
     return value
 
 
-def _make(path: Path) -> list[Path]:
-    """Makes the folder and its parents; returns those that are new, innermost first."""
-    missing = [p for p in (path, *path.parents) if not p.exists()]
+@contextlib.contextmanager
+def _made(path: Path) -> Iterator[None]:
+    """Makes the folder, with parents, if it is not there; after a failure inside, those made are gone again."""
+    new: list[Path] = []
     try:
-        path.mkdir(parents=True, exist_ok=True)
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
-        raise RunError(
-            f"{path}: the run folder cannot be made: {os.strerror(error.errno or 0)}; choose another --out"
-        ) from error
-    except OSError as error:
-        with guard(path, "making the run folder"):
-            raise
-        raise RunError(f"{path}: the run folder cannot be made: {error.strerror}; choose another --out") from error
-    return missing
+        try:
+            new = [p for p in (path, *path.parents) if not p.exists()]
+            for folder in reversed(new):
+                folder.mkdir(exist_ok=True)
+            _check_unused(path)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                with guard(path, "making the run folder"):
+                    raise
+            raise RunError(f"{path}: the run folder cannot be made: {error.strerror}; choose another --out") from error
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for folder in new:
+                folder.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _kept_only_if_complete(path: Path, lock: int) -> Iterator[None]:
+    """After a failure inside, removes what :meth:`RunFolder.create` wrote and gives the lock back."""
+    begun = (path / "manifest.json").exists()
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if not begun:
+                for name in ("config.yaml", "manifest.json"):
+                    (path / name).unlink(missing_ok=True)
+                (path / "checkpoints").rmdir()
+        with contextlib.suppress(OSError):
+            if not begun:
+                (path / _LOCK).unlink()
+        os.close(lock)
+        raise
 
 
 def _check_unused(path: Path) -> None:
@@ -228,28 +251,39 @@ def _check_unused(path: Path) -> None:
     busy = (path / "checkpoints").is_dir() and any((path / "checkpoints").iterdir())
     if "manifest.json" in visible:
         raise RunError(f"{path}: a run is there already; choose another --out, or go on with `trueup resume {path}`")
-    if visible - _HALF_MADE or busy or "config.yaml" not in visible:
+    if visible - _HALF_MADE or busy or _LOCK not in names or "config.yaml" not in visible:
         raise RunError(f"{path}: the folder is not empty (it holds {sorted(visible)[0]}); choose another --out")
 
 
 def _take_lock(path: Path) -> int:
     """Locks the folder until the descriptor is closed or the process ends, however it ends."""
     with guard(path, "locking the run folder"):
-        descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            _claim(path, descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+    return descriptor
+
+
+def _claim(path: Path, descriptor: int) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-        os.close(descriptor)
         raise RunError(
             f"{path}: in use by another process (pid {holder}); wait for it, or choose another --out"
         ) from None
     if not _still_there(path / _LOCK, descriptor):
-        os.close(descriptor)
         raise RunError(f"{path}: another process is making or removing this run folder; try again")
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    return descriptor
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    except OSError:
+        with contextlib.suppress(OSError):
+            (path / _LOCK).unlink()
+        raise
 
 
 def _still_there(path: Path, descriptor: int) -> bool:
@@ -258,21 +292,6 @@ def _still_there(path: Path, descriptor: int) -> bool:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:
         return False
-
-
-def _undo(path: Path, lock: int, made: list[Path], ours: bool) -> None:
-    """Removes what a failed :meth:`RunFolder.create` made; a folder that was in use before is left as it was."""
-    with contextlib.suppress(OSError):
-        if ours:
-            (path / "config.yaml").unlink(missing_ok=True)
-            (path / "checkpoints").rmdir()
-    with contextlib.suppress(OSError):
-        if ours or not (path / "manifest.json").exists():
-            (path / _LOCK).unlink()
-    os.close(lock)
-    with contextlib.suppress(OSError):
-        for folder in made:
-            folder.rmdir()
 
 
 def _warn_scrubbed(before: Any, after: Any, where: str = "") -> None:

@@ -22,13 +22,13 @@ _NAMES_SECRET = re.compile(
 )
 _KEY_SECRET = re.compile(
     r"(?i)^(.*[-_.])?(((api|access|auth|hf|hub|bearer|refresh|private|secret|session|wandb|write)[-_]?(key|token))"
-    r"|token|apikey|secret|client[-_]?secret|password|passwd|passphrase|credentials?|(proxy-)?authorization|cookie)$"
+    r"|apikey|secret|client[-_]?secret|password|passwd|passphrase|credentials?|(proxy-)?authorization|cookie)$|(?i:^(.*\.)?token$)"
 )
 _USER_INFO = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s@'\"?#]+@")
 _HEADER = re.compile(
     r"(?i)\b(authorization|x-api-key|api-key|cookie)(\"?'?\s*[:=]\s*\"?'?)((bearer|basic|token)\s+)?[^\s\"',;]+"
 )
-_BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}")
+_BEARER = re.compile(r"(?i)\b(bearer|basic)\s+(?=\S*\d)[A-Za-z0-9._~+/=-]{8,}")
 _SHAPES = re.compile(
     r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}"
     r"|xox[abprs]-[\w-]{10,}|AKIA[0-9A-Z]{16})"
