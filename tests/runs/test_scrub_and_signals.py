@@ -91,6 +91,7 @@ def test_eight_canaries_reach_no_file_no_sink_and_no_message(tmp_path, monkeypat
         ["trueup", "train", "--data", "hub:owner/set", "--train.micro_tokens", "4096", "key=value"],
         "https://host/path@v2?x=1#a@b and me@example.org, token by token; the secret of good tea: time",
         "bundled:smollm2-135m-instruct",
+        "pad_token=<|im_end|> and key=value, tokens=5",
         "A cookie is a biscuit; authorization is a process. Basic arithmetic, bearer of news.",
         None,
         True,

@@ -22,7 +22,8 @@ _NAMES_SECRET = re.compile(
 )
 _KEY_SECRET = re.compile(
     r"(?i)^(.*[-_.])?(((api|access|auth|hf|hub|bearer|refresh|private|secret|session|wandb|write)[-_]?(key|token))"
-    r"|apikey|secret|client[-_]?secret|password|passwd|passphrase|credentials?|(proxy-)?authorization|cookie)$|(?i:^(.*\.)?token$)"
+    r"|apikey|secret|client[-_]?secret|password|passwd|passphrase|credentials?|(proxy-)?authorization|cookie)$"
+    r"|^(.*\.)?token$"
 )
 _USER_INFO = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s@'\"?#]+@")
 _HEADER = re.compile(
@@ -33,7 +34,10 @@ _SHAPES = re.compile(
     r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}"
     r"|xox[abprs]-[\w-]{10,}|AKIA[0-9A-Z]{16})"
 )
-_INLINE = re.compile(r"(?i)([\w.-]*(?:api[-_]?key|access[-_]?key|token|secret|password|passwd)=)(?!\s)[^\s&\"',;]+")
+_INLINE = re.compile(
+    r"(?i)(?<![\w-])((?:--)?(?:[\w-]+\.)*(?:(?:api|access|auth|hf|hub)[-_]?(?:key|token)|token|secret|password|passwd)=)"
+    r"(?!\s)[^\s&\"',;]+"
+)
 
 _remembered: set[str] = set()
 
