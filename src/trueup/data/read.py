@@ -91,15 +91,15 @@ class _Reading:
         try:
             if record.fields is None:
                 raise record.fault or RowFault("row", "cannot be read")
-            row = self._parsed(record, record.fields)
+            rows = self._parsed(record, record.fields)
             if self.gathers:
-                self.groups.setdefault(group_key(row), []).append((record, row))
+                self.groups.setdefault(group_key(rows[0]), []).append((record, rows[0]))
             else:
-                self.rows.extend(turned(row, self.need))
+                self.rows.extend([result for row in rows for result in turned(row, self.need)])
         except RowFault as fault:
             self.refused.append((record, fault))
 
-    def _parsed(self, record: Record, fields: Fields) -> Any:
+    def _parsed(self, record: Record, fields: Fields) -> tuple[Any, ...]:
         fields = schema.mapped(fields, self.columns)
         self.seen.update(dict.fromkeys(fields))
         stranger = self.entry.stranger(fields) if self.auto else None
@@ -107,11 +107,13 @@ class _Reading:
             raise RowFault(stranger, f"does not belong to the format {self.entry.name!r} of this file")
         origin = record.origin or f"{self.path}:{record.line}"
         source = Source(id=origin.rpartition("/")[2], origin=origin, kind=record.kind)
-        row = self.entry.parse(self.entry.resolved(fields), source)
-        first = self.ids.setdefault(row.id, record.line)
-        if first != record.line:
-            raise RowFault("id", f"{row.id!r} is already the id of line {first}")
-        return row
+        parsed = self.entry.parse(self.entry.resolved(fields), source)
+        rows = parsed if isinstance(parsed, tuple) else (parsed,)
+        for row in rows:
+            first = self.ids.setdefault(row.id, record.line)
+            if first != record.line:
+                raise RowFault("id", f"{row.id!r} is already the id of line {first}")
+        return rows
 
     def finish(self) -> None:
         """Turn the groups of single answers into pairs."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from trueup.data.formats import completion, preference, transcripts
+from trueup.data.formats import alpaca, completion, preference, ranked, sharegpt, transcripts, vendors
 from trueup.data.formats.base import Format
 
 FORMATS: dict[str, Format[Any]] = {
-    entry.name: entry for family in (preference, transcripts, completion) for entry in family.FORMATS
+    entry.name: entry
+    for family in (preference, completion, transcripts, sharegpt, alpaca, vendors, ranked)
+    for entry in family.FORMATS
 }

@@ -29,7 +29,7 @@ class Format(Generic[R]):
         optional: fields that are read where they are present.
         foreign: fields whose presence says that the row is of another format.
         fits: whether the values have the shape of this format (the fields are known to be there).
-        parse: a row's fields to our row; raises RowFault.
+        parse: a row's fields to our row (several where a row holds several); raises RowFault.
         write: our row to a row's fields; raises RowFault where the format cannot hold it.
         weight: decides between formats that fit equally many rows; more required fields say more.
         aliases: other spellings of a required field, tried in order.
@@ -40,7 +40,7 @@ class Format(Generic[R]):
     title: str
     makes: type[R]
     required: tuple[str, ...]
-    parse: Callable[[Fields, Source], R]
+    parse: Callable[[Fields, Source], R | tuple[R, ...]]
     write: Callable[[R], dict[str, Any]]
     optional: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
