@@ -11,8 +11,9 @@ from typing import Any, Literal
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -25,7 +26,7 @@ from trueup.errors import ConfigError, ModelError
 from trueup.models.files import quiet
 from trueup.models.gguf_file import read_gguf
 from trueup.models.lora import adapter_off, add_lora, trainable
-from trueup.models.source import TOKENIZER_FILES, Source, base_of, identity, resolve
+from trueup.models.source import TOKENIZER_FILES, Source, base_of, identity, resolve, weight_files
 
 __all__ = [
     "adapter_off",
@@ -283,14 +284,26 @@ def _read(auto: Any, source: Source, options: dict[str, Any]) -> tuple[PreTraine
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except _NONSENSE as error:
-        raise ModelError(f"{source.folder}: the model cannot be loaded: {_first_line(error)}") from error
-    if info["mismatched_keys"]:
-        key, found, wanted = sorted(info["mismatched_keys"])[0]
-        raise ModelError(
-            f"{source.folder}: {key} has shape {list(found)}, config.json asks for {list(wanted)}; weights and config "
-            "are not of one model"
-        )
+        reason = _first_line(error)
+        if "ignore_mismatched_sizes" in reason:
+            reason = _mismatch(auto, source, options)
+        raise ModelError(f"{source.folder}: config.json and the weights do not make a model: {reason}") from error
     return model.eval(), sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+
+
+def _mismatch(auto: Any, source: Source, options: dict[str, Any]) -> str:
+    """Names a tensor whose shape is not the one that the config asks for."""
+    labels = {"num_labels": options["num_labels"]} if "num_labels" in options else {}
+    with torch.device("meta"):
+        model = auto.from_config(AutoConfig.from_pretrained(source.folder, local_files_only=True, **labels))
+    wanted = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    for path in weight_files(source.folder):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 # not a dict
+                shape = list(file.get_slice(name).get_shape())
+                if wanted.get(name, shape) != shape:
+                    return f"{name} has shape {shape}, but by config.json it is {wanted[name]}"
+    return "the shapes of its tensors are not those that config.json asks for"
 
 
 def _require_all(source: Source, missing: Iterable[str], unexpected: Iterable[str]) -> None:
@@ -366,5 +379,9 @@ def _named(model: Any, source: Source) -> PreTrainedModel:
 
 
 def _first_line(error: BaseException) -> str:
+    """One line of another library's error; the kind too where the text alone says little."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    text = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
+    if isinstance(error, (OSError, ValueError, RuntimeError, ImportError)) and text:
+        return text
+    return f"{type(error).__name__} {text}".strip()

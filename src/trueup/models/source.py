@@ -92,11 +92,11 @@ def resolve(path: str | Path, revision: str | None = None, code_revision: str | 
         _hub_only(text, revision, code_revision)
         return Source(text, bundled_path(text.removeprefix(BUNDLED)), "model")
     local = Path(text).expanduser()
-    if local.exists():
+    if text and local.exists():
         _hub_only(text, revision, code_revision)
         return _local(local)
     if "\\" in text or text.startswith((".", "/", "~")) or text.endswith(".gguf") or not _HUB_ID.fullmatch(text):
-        raise ModelError(f"{text}: no such folder or file, and not a hub id")
+        raise ModelError(f"model {text!r}: no such folder or file, and not a hub id")
     return _hub(text, revision, code_revision)
 
 
@@ -194,6 +194,7 @@ def _local(path: Path) -> Source:
             return _local(path / "model")
         if len(ggufs := sorted(name for name in has if name.endswith(".gguf"))) == 1:
             return _local(path / ggufs[0])
+        raise ModelError(f"{path}/config.json: missing, so this is not a model folder (nor a run folder with model/)")
     return _checked(Source(str(path), path, "adapter" if "adapter_config.json" in has else "model"))
 
 
