@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -225,7 +226,7 @@ def _refuse_links(source: Source) -> None:
     """A link out of the folder could make a private file part of a model that is later shared."""
     home = source.folder.parents[1] if source.commit else source.folder  # hub snapshots link to blobs beside them
     for path in source.folder.iterdir():
-        target = path.resolve()
+        target = Path(os.path.realpath(path))  # unlike resolve(), it takes a link to itself without an exception
         if not target.is_relative_to(home.resolve()):
             raise ModelError(f"{path}: a link that leads out of the model folder; put the file itself there")
         if not (target.is_file() or target.is_dir()):
