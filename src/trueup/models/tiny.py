@@ -62,7 +62,7 @@ def _config(vocab: int, hidden: int, layers: int, heads: int, kind: Kind) -> Any
             n_layer=layers,
             n_head=heads,
             n_positions=1024,
-            initializer_range=0.1,
+            initializer_range=0.2,
             **ids,
         )
     shared: dict[str, Any] = {
