@@ -19,10 +19,10 @@ from trueup.data.render import PairTokens
 from trueup.errors import ConfigError, ModelError
 from trueup.losses import PREFERENCE
 from trueup.losses.metrics import preference_metrics, unpaired_metrics
-from trueup.losses.options import Options, combined
+from trueup.losses.options import Options, bound, mixture, with_options
 from trueup.models.bundled import cache_root
-from trueup.models.load import load_causal_lm, load_reward_model, trainable
-from trueup.models.lora import add_lora
+from trueup.models.load import load_causal_lm, load_reward_model
+from trueup.models.lora import add_lora, trainable
 from trueup.models.policy import Policy, check_layouts
 from trueup.models.reference import (
     AdapterOff,
@@ -172,16 +172,15 @@ def _precomputed(
 
 def pair_loss(config: RunConfig, method: Method) -> tuple[Callable[..., torch.Tensor], Needs]:
     """The method's loss with its arguments, options and mixture bound, and what it reads."""
-    terms = [(method.name, 1.0, dict(config.loss))]
-    terms += [(t.name, t.weight, dict(t.arguments)) for t in config.mixture]
     options = Options(**config.options)
-    loss = combined(terms, options)
+    terms = [(with_options(bound(method.loss.fn, config.loss), options), 1.0)]
+    terms += [(with_options(bound(PREFERENCE[t.name].fn, t.arguments), options), t.weight) for t in config.mixture]
     needs = Needs(
         common=options.ld_alpha is not None,
-        weights=bool(options.wpo),
-        coupled=any(PREFERENCE[name].coupled for name, _, _ in terms),
+        weights=options.wpo,
+        coupled=method.loss.coupled or any(PREFERENCE[t.name].coupled for t in config.mixture),
     )
-    return loss, needs
+    return (mixture(terms) if len(terms) > 1 else terms[0][0]), needs
 
 
 def objective_for(
@@ -202,7 +201,7 @@ def objective_for(
         policy,
         reference,
         loss,
-        unpaired_metrics,
+        partial(unpaired_metrics, beta=float(config.loss.get("beta", method.loss.arguments["beta"]))),
         needs_kl=method.loss.needs_kl,
         others=prepared.train,
         seed=config.train.seed,
