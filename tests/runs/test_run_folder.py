@@ -7,15 +7,17 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import yaml
 from faults import count_calls, failing_at, in_child, killed_at, names, start
 
-from trueup.errors import ResourceError, RunError, TrueupError
+from trueup.errors import ResourceError, RunError, TrainingError, TrueupError
 from trueup.runs.encode import hash_file, hash_files, hash_json
 from trueup.runs.environment import command_line, environment
 from trueup.runs.folder import RunFolder, read_run, write_json, write_yaml
+from trueup.runs.sinks import SINKS
 
 CONFIG = {
     "method": "dpo",
@@ -245,6 +247,18 @@ def test_the_manifest_names_no_user_host_or_remote(tmp_path, monkeypatch):
     assert "canary" not in shown and os.uname().nodename not in shown and str(tmp_path) not in shown
     assert environment()["command"] == ["trueup", "train", "--data=~/a", "--hf-token", "***"]
     assert command_line([]) == []
+
+
+def test_the_page_about_the_run_folder_names_every_part_of_it(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "run-folder.md").read_text()
+    with RunFolder.create(tmp_path / "run", CONFIG, MANIFEST) as run:
+        parts = [run.metrics, run.timings, run.samples, run.audit, run.checkpoints, run.model, *run.path.iterdir()]
+    for part in parts:
+        assert f"`{part.name}" in page, part.name
+    for error in (TrueupError, RunError, TrainingError, ResourceError):
+        assert f"| {error.exit_code} |" in page
+    for name in SINKS:
+        assert f"| `{name}` |" in page
 
 
 def test_the_lock_is_not_kept_by_a_closed_folder(tmp_path):
