@@ -185,6 +185,8 @@ def test_unknown_name_and_unwritable_cache(wheel: Path, tmp_path: Path) -> None:
 def test_a_python_without_pip_is_told_so() -> None:
     assert "ensurepip" in bundled._reason("/usr/bin/python3: No module named pip\n")
     assert bundled._reason("") == "it gave no reason"
+    spoken = bundled._reason("WARNING: x\nERROR: no answer from http://user:hunter2@index.example/simple today\n")
+    assert spoken == "no answer from today"
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

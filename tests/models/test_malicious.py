@@ -243,6 +243,14 @@ def test_it_is_refused_with_a_reason_and_nothing_runs(make, tiny_folder: Path, t
     assert "\n" not in text and str(tmp_path) in text and len(text) < 700
 
 
+@pytest.mark.parametrize("make", [kernel_by_name, expert_kernel_by_name, adapter_that_imports])
+def test_code_named_in_a_config_is_refused_by_us(make, tiny_folder: Path, tmp_path: Path, watched) -> None:
+    """Not because the package that would fetch it happens to be absent."""
+    make(tiny_folder, tmp_path / "mark")
+    with pytest.raises(ModelError, match="would load code; remove that entry"):
+        load_causal_lm(tiny_folder)
+
+
 @pytest.mark.parametrize("make", [code_in_tokenizer, template_linked_to_a_secret, tokenizer_that_never_ends])
 def test_the_tokenizer_alone_is_refused_too(make, tiny_folder: Path, tmp_path: Path, watched) -> None:
     make(tiny_folder, tmp_path / "mark")
