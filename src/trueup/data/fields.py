@@ -207,7 +207,7 @@ def turn(value: Any, where: str) -> Turn:
         raise RowFault(where, f"a turn must be an object with role and content, not {kind_of(value)}")
     role = value.get("role")
     if role is None:
-        raise RowFault(where, f"a turn has no role; its keys are {', '.join(map(str, value)) or 'none'}")
+        raise RowFault(where, f"a turn has no role; its keys are {shown(list(value), 80)}")
     if role not in ROLES:
         raise RowFault(where, f"unknown role {shown(role)}; known are {', '.join(ROLES)}")
     content = _content(value, where)
@@ -218,6 +218,8 @@ def turn(value: Any, where: str) -> Turn:
 def turns(value: Any, field: str, source: Source) -> tuple[Turn, ...]:
     """A list of turns; its faults name the turn (``messages[2]``)."""
     value = decoded(value, source)
+    if value is None:
+        raise RowFault(field, MISSING)
     if not isinstance(value, (list, tuple)):
         raise RowFault(field, f"must be a list of turns, not {kind_of(value)}")
     return tuple(turn(item, f"{field}[{index}]") for index, item in enumerate(value))

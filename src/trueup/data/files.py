@@ -18,7 +18,7 @@ from trueup.errors import DataError
 
 LINE_LIMIT = 20_000_000
 NO_LINES_LIMIT = 1_000_000_000
-_BOMB_FLOOR, _BOMB_RATIO = 1_000_000_000, 200
+_BOMB_FLOOR, _BOMB_RATIO = 32_000_000, 200
 _READ = 1024
 _KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 _PACKED = {".gz": "gzip", ".zst": "zstd"}
@@ -98,7 +98,9 @@ def _unpacked(path: Path, stream: BinaryIO, packing: str) -> Iterator[bytes]:
             data = decoder.unused_data if decoder.eof else b""
             given += len(piece)
             if given > _BOMB_FLOOR and given > _BOMB_RATIO * taken:
-                raise DataError(f"{path}: unpacks to more than {_BOMB_RATIO} times its size; refused")
+                raise DataError(
+                    f"{path}: unpacks to more than {_BOMB_RATIO} times its size; if that is meant, unpack it first"
+                )
             if piece:
                 yield piece
     if started and not decoder.eof:

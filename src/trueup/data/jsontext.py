@@ -28,7 +28,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_consta
 
 
 def parse_row(raw: bytes, offset: int = 0) -> dict[str, Any]:
-    """The JSON object in ``raw``.
+    """The JSON object in ``raw``, its values not yet checked (:func:`check_values`).
 
     Args:
         raw: bytes of one row.
@@ -41,13 +41,12 @@ def parse_row(raw: bytes, offset: int = 0) -> dict[str, Any]:
         text = raw.decode("utf-8").strip(" \t\r\n")
     except UnicodeDecodeError as error:
         bad = raw[error.start]
-        place = f"byte {error.start + 1} of the row, {offset + error.start} of the file"
+        place = f"byte offset {error.start} of the row, {offset + error.start} of the file"
         raise RowFault("row", f"invalid UTF-8: 0x{bad:02x} at {place}") from None
-    return parse_text(text)
+    return _parse_text(text)
 
 
-def parse_text(text: str) -> dict[str, Any]:
-    """The JSON object in a string; see :func:`parse_row`."""
+def _parse_text(text: str) -> dict[str, Any]:
     if "\0" in text:
         raise RowFault("row", f"holds a NUL byte at character {text.index(chr(0)) + 1}")
     if text.startswith("\ufeff"):
@@ -62,7 +61,6 @@ def parse_text(text: str) -> dict[str, Any]:
         raise RowFault("row", f"is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise RowFault("row", f"must be a JSON object, not {kind_of(value)}")
-    check_values(value)
     return value
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from trueup.data import schema
-from trueup.data.fields import Fields, RowFault, Source
+from trueup.data.fields import Fields, RowFault, Source, shown
 from trueup.data.files import chunks, file_kind, has_known_name
 from trueup.data.formats import Format
 from trueup.data.quarantine import Quarantine, default_path
@@ -112,7 +113,7 @@ class _Reading:
         for row in rows:
             first = self.ids.setdefault(row.id, record.line)
             if first != record.line:
-                raise RowFault("id", f"{row.id!r} is already the id of line {first}")
+                raise RowFault("id", f"{shown(row.id)} is already the id of line {first}")
         return rows
 
     def finish(self) -> None:
@@ -142,9 +143,9 @@ def records(path: str | Path, split: str = "train") -> Iterator[Record]:
     place = Path(path)
     if is_datasets_folder(place):
         return folder_records(place, split)
-    if place.is_dir():
+    if os.path.isdir(place):
         raise DataError(f"{path}: is a folder, but not one saved by the datasets library; name a file in it")
-    if not place.exists():
+    if not os.path.exists(place):
         if is_hub_id(str(path)) and not has_known_name(place):
             return hub_records(str(path), split)
         raise DataError(f"{path}: no such file or folder")

@@ -32,7 +32,7 @@ class Record:
         line: where it starts (line, or number of the row in a table), from 1.
         fields: its values by column, or None where there is a fault.
         fault: why it cannot be read, or None.
-        raw: its bytes, or None where they were too many to keep.
+        raw: its bytes; None for a readable row of a table, and where they were too many to keep.
         kind: json, csv or parquet: decides how cells are read.
         header: column names, for CSV.
         origin: ``path:line`` of the row where a quarantine file holds it, else None.
@@ -60,10 +60,11 @@ def json_record(line: Line) -> Record:
         return _too_long(line)
     try:
         fields = parse_row(line.raw, line.offset)
+        if QUARANTINED in fields:
+            return _released(line, fields)
+        check_values(fields)
     except RowFault as fault:
         return Record(line.number, None, fault, line.raw)
-    if QUARANTINED in fields:
-        return _released(line, fields)
     return Record(line.number, fields, None, line.raw)
 
 
@@ -170,6 +171,8 @@ def _csv_rows(path: Path, reader: Iterator[list[str]], feed: _Feed, header: tupl
                 raise DataError(f"{path}:{feed.taken[0].number}: a quote opens here and is never closed") from None
             cells, problem = None, f"is not CSV: {error}"
         line = feed.record()
+        if problem and (line.raw or b"").count(b'"') % 2:
+            raise DataError(f"{path}:{line.number}: {problem}; where the next row starts cannot be told")
         if cells != []:
             yield _csv_record(line, cells, header, problem)
 
@@ -195,7 +198,7 @@ def csv_fields(cells: list[str], header: tuple[str, ...], line: Line) -> dict[st
     except UnicodeDecodeError as error:
         raise RowFault(
             "row",
-            f"invalid UTF-8: 0x{error.object[error.start]:02x} at byte {error.start + 1} of the row, "
+            f"invalid UTF-8: 0x{error.object[error.start]:02x} at byte offset {error.start} of the row, "
             f"{line.offset + error.start} of the file",
         ) from None
     if len(cells) != len(header):
@@ -217,13 +220,14 @@ def quarantined(record: Record, origin: str, fault: RowFault) -> dict[str, Any]:
         line["kind"] = record.kind
     if record.header is not None:
         line["header"] = list(record.header)
-    if record.raw is None:
+    raw = table_row(record.fields) if record.raw is None and record.fields is not None else record.raw
+    if raw is None:
         offset, length = record.place or (0, 0)
         return {**line, "raw": None, "offset": offset, "length": length}
     try:
-        return {**line, "raw": record.raw.decode("utf-8")}
+        return {**line, "raw": raw.decode("utf-8")}
     except UnicodeDecodeError:
-        return {**line, "raw_base64": base64.b64encode(record.raw).decode("ascii")}
+        return {**line, "raw_base64": base64.b64encode(raw).decode("ascii")}
 
 
 def _released(line: Line, held: Mapping[str, Any]) -> Record:
@@ -235,6 +239,7 @@ def _released(line: Line, held: Mapping[str, Any]) -> Record:
         if kind not in ("json", "csv", "parquet") or not isinstance(origin, str):
             raise RowFault("row", "is a quarantine line with an unknown kind or without an origin")
         fields = _csv_again(inner, header) if kind == "csv" else parse_row(raw)
+        check_values(fields)
     except RowFault as fault:
         raw = line.raw if held.get("raw") is None and held.get("raw_base64") is None else _raw_or_none(held)
         place = (held.get("offset", 0), held.get("length", 0)) if raw is None else None
@@ -279,6 +284,7 @@ def _csv_again(line: Line, header: Any) -> dict[str, str]:
     return csv_fields(rows[0], names, line)
 
 
-def json_text(value: Any) -> str:
-    """JSON on one line, characters as they are."""
-    return json.dumps(value, ensure_ascii=False, default=str)
+def table_row(fields: Mapping[str, Any]) -> bytes:
+    """A row of a table as JSON; NaN stays NaN, so that reading it again does not mend it in silence."""
+    text = json.dumps(fields, ensure_ascii=False, default=str)
+    return text.encode("utf-8", errors="backslashreplace")

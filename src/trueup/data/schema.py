@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trueup.data.fields import Fields, Kind, Source, decoded
+from trueup.data.fields import Fields, Kind, Source, decoded, shown
 from trueup.data.formats import FORMATS, Format
 from trueup.errors import DataError
 
@@ -33,7 +33,7 @@ def named_format(name: str) -> Format[Any] | None:
     if name == "auto":
         return None
     if name not in FORMATS:
-        raise DataError(f"unknown format {name!r}{near(name, list(FORMATS))} Known: auto, {', '.join(FORMATS)}")
+        raise DataError(f"unknown format {name!r}{near(name, list(FORMATS))}; known are auto, {', '.join(FORMATS)}")
     return FORMATS[name]
 
 
@@ -75,7 +75,7 @@ def _names(rows: Sequence[Fields]) -> list[str]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "") if names else "none"
+    return ", ".join(map(shown, names[:20])) + (", ..." if len(names) > 20 else "") if names else "none"
 
 
 def _lacking(entry: Format[Any], present: set[str]) -> list[str]:
@@ -150,4 +150,5 @@ def _nearest(names: list[str]) -> Format[Any]:
         alike = sum(bool(near(name, names)) for name in _lacking(entry, set(names)))
         return (present + 0.5 * alike) / len(entry.required)
 
-    return max(FORMATS.values(), key=score)
+    possible = [entry for entry in FORMATS.values() if not set(entry.foreign) & set(names)]
+    return max(possible, key=score)

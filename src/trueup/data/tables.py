@@ -6,6 +6,7 @@ A saved folder is read with Arrow alone, from the file names in its ``state.json
 from __future__ import annotations
 
 import json
+import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,8 +19,7 @@ import pyarrow.parquet as pq
 from trueup.data.fields import RowFault
 from trueup.data.files import chunks
 from trueup.data.jsontext import check_values
-from trueup.data.records import Record
-from trueup.data.write import json_text
+from trueup.data.records import Record, table_row
 from trueup.errors import DataError
 
 _BATCH = 1024
@@ -31,13 +31,9 @@ def _records(rows: Iterable[Mapping[str, Any]]) -> Iterator[Record]:
         try:
             check_values(row)
         except RowFault as fault:
-            yield Record(line, None, fault, _as_text(row), "parquet")
+            yield Record(line, None, fault, table_row(row), "parquet")
         else:
-            yield Record(line, row, None, _as_text(row), "parquet")
-
-
-def _as_text(row: Mapping[str, Any]) -> bytes:
-    return json_text(row).encode("utf-8", errors="backslashreplace")
+            yield Record(line, row, None, None, "parquet")
 
 
 def parquet_records(path: Path, packing: str | None) -> Iterator[Record]:
@@ -71,7 +67,7 @@ def _first_line(error: BaseException) -> str:
 
 def is_datasets_folder(path: Path) -> bool:
     """Whether a folder was saved by ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk``."""
-    return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
+    return any(os.path.isfile(path / name) for name in ("state.json", "dataset_dict.json"))
 
 
 def folder_records(path: Path, split: str) -> Iterator[Record]:

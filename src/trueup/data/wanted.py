@@ -72,6 +72,8 @@ def _ranking_to_example(row: Ranking) -> list[AnyRow]:
 def _pair_to_ranking(row: Comparison) -> list[AnyRow]:
     if row.preference not in (None, 1.0):
         raise RowFault("preference", "is a probability; scores cannot say it")
+    if row.margin == 0:
+        raise RowFault("margin", "is 0: as scores this would be a tie")
     score = 1.0 if row.margin is None else row.margin
     return [Ranking(**_shared(row), completions=(row.chosen, row.rejected), scores=(score, 0.0))]
 

@@ -29,9 +29,9 @@ def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         DataError: the file exists already, or its folder does not.
         ResourceError: the system refuses the write (disk full, no permission).
     """
-    if path.exists() and not overwrite:
+    if os.path.lexists(path) and not overwrite:
         raise DataError(f"{path}: exists already; name another file or ask for it to be overwritten")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise DataError(f"{path}: the folder {path.parent} does not exist")
     draft = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
@@ -47,7 +47,8 @@ def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     except OSError as error:
         raise ResourceError(f"{path}: cannot be written: {error.strerror or error}; nothing was changed") from error
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink()
 
 
 def json_text(value: Any) -> str:
@@ -124,7 +125,7 @@ def _csv(stream: IO[bytes], rows: Iterable[Mapping[str, Any]]) -> int:
     held = list(rows)
     names = _columns(held)
     text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
-    table = csv.writer(text, lineterminator="\n")
+    table = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     table.writerow(names)
     for row in held:
         table.writerow([_cell(row.get(name)) for name in names])
@@ -133,11 +134,20 @@ def _csv(stream: IO[bytes], rows: Iterable[Mapping[str, Any]]) -> int:
     return len(held)
 
 
+def _plain(value: Any, depth: int = 2) -> bool:
+    """Whether a value is a scalar, or a list of scalars or of objects of scalars."""
+    if isinstance(value, Mapping):
+        return bool(value) and depth < 2 and all(_plain(item, 0) for item in value.values())
+    if isinstance(value, (list, tuple)):
+        return depth == 2 and all(_plain(item, 1) for item in value)
+    return True
+
+
 def _array(values: list[Any]) -> pa.Array:
     """The values as an Arrow column, as JSON text where Arrow would not give them back unchanged."""
     with contextlib.suppress(pa.ArrowException):
-        column = pa.array(values)
-        if column.to_pylist() == values:
+        column = pa.array(values) if all(map(_plain, values)) else None
+        if column is not None and column.to_pylist() == values:
             return column
     return pa.array([value if value is None or isinstance(value, str) else json_text(value) for value in values])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -86,6 +87,14 @@ class Format(Generic[R]):
 def is_text(value: object) -> bool:
     """Whether a value is raw text."""
     return isinstance(value, str)
+
+
+_SPEAKER = re.compile(r"(?:\n\n)?(Human|Assistant):")
+
+
+def is_transcript(value: object) -> bool:
+    """Whether a value is a string that starts with a speaker's mark (see ``transcripts.py``)."""
+    return isinstance(value, str) and _SPEAKER.match(value) is not None
 
 
 def is_turns(value: object, *keys: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trueup.data.fields import Fields, RowFault, Source, boolean, common, completion, string, text, turns
-from trueup.data.formats.base import Format, is_text, is_turns, only_string, only_turns, written
+from trueup.data.formats.base import Format, is_text, is_transcript, is_turns, only_string, only_turns, written
 from trueup.data.formats.preference import as_answer, without_prompt
 from trueup.types import Example, Prompt, Rating, Text, Turn
 
@@ -136,7 +136,7 @@ PROMPT = Format(
     makes=Prompt,
     required=("prompt",),
     foreign=(*_PAIRS, "completion", "completions", "answers", "response", "chosen_response", "rejected_response"),
-    fits=lambda row: is_text(row["prompt"]) or is_turns(row["prompt"]),
+    fits=lambda row: (is_text(row["prompt"]) and not is_transcript(row["prompt"])) or is_turns(row["prompt"]),
     parse=_parse_prompt,
     write=lambda row: written(row, prompt=row.prompt),
 )

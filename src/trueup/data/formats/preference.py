@@ -20,6 +20,7 @@ from trueup.data.formats.base import (
     Format,
     comparison,
     is_text,
+    is_transcript,
     is_turns,
     only_turns,
     split_implicit,
@@ -139,12 +140,13 @@ def _write_implicit(row: Comparison) -> dict[str, Any]:
 
 def _same_kind(row: Fields) -> bool:
     sides = (row["chosen"], row["rejected"])
-    return all(map(is_text, sides)) or all(map(is_turns, sides))
+    first = sides if row.get("prompt") is None else (row["prompt"],)
+    return (all(map(is_text, sides)) and not all(map(is_transcript, first))) or all(map(is_turns, sides))
 
 
 def _parse_ultrafeedback(row: Fields, source: Source) -> Comparison:
     prompt = text(row, "prompt", source)
-    chosen, rejected = (turns(row[key], key, source) for key in ("chosen", "rejected"))
+    chosen, rejected = (turns(row.get(key), key, source) for key in ("chosen", "rejected"))
     return comparison(*explicit(prompt, chosen, rejected), **common(row, source), **strength(row, source))
 
 

@@ -20,9 +20,9 @@ from trueup.data.fields import (
     turns,
     user,
 )
-from trueup.data.formats.base import Format, is_text, is_turns, only_turns, written
+from trueup.data.formats.base import Format, is_text, is_transcript, is_turns, only_turns, written
 from trueup.data.formats.preference import as_answer
-from trueup.data.formats.transcripts import is_transcript, read_transcript
+from trueup.data.formats.transcripts import read_transcript
 from trueup.types import Ranking, Rating, Text
 
 

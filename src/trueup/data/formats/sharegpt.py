@@ -56,7 +56,7 @@ def _spoken(item: Any, where: str) -> Turn:
     if not isinstance(item, Mapping) or "from" not in item:
         return turn(item, where)
     speaker, value = item["from"], item.get("value")
-    if speaker not in _ROLES:
+    if not isinstance(speaker, str) or speaker not in _ROLES:
         raise RowFault(where, f"unknown speaker {shown(speaker)}; known are {', '.join(_ROLES)}")
     if not isinstance(value, str):
         raise RowFault(where, f"value must be a string, not {kind_of(value)}")
@@ -79,7 +79,7 @@ def _told(item: Turn, field: str) -> dict[str, Any]:
     rest = {key: value for key, value in item.items() if key not in ("role", "content", "tool_calls")}
     if not calls:
         return {"from": _SPEAKERS[item["role"]], "value": item["content"], **rest}
-    plain = [call.get("function") for call in calls if set(call) == {"type", "function"}]
+    plain = [call["function"] for call in calls if isinstance(call, Mapping) and set(call) == {"type", "function"}]
     if item["content"] or len(plain) < len(calls):
         raise RowFault(field, "a function_call turn holds calls with a name and arguments, and no text or call id")
     return {"from": "function_call", "value": json.dumps(plain[0] if len(plain) == 1 else plain), **rest}

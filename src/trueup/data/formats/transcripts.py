@@ -11,20 +11,14 @@ import re
 from typing import Any
 
 from trueup.data.fields import Fields, RowFault, Source, assistant, common, given, string, user
-from trueup.data.formats.base import Format, comparison, is_text, only_turns, split_implicit, written
+from trueup.data.formats.base import Format, comparison, is_text, is_transcript, only_turns, split_implicit, written
 from trueup.data.formats.preference import STRENGTH, strength, whole
 from trueup.types import Comparison, Prompt, Text, Turn
 
 _STRICT = re.compile(r"\n\n(Human|Assistant):")
 _LOOSE = re.compile(r"(?:\A|\n+)(Human|Assistant):")
-_START = re.compile(r"(?:\n\n)?(Human|Assistant):")
 _TURN = {"Human": user, "Assistant": assistant}
 _MARK = {"user": "\n\nHuman: ", "assistant": "\n\nAssistant: "}
-
-
-def is_transcript(value: object) -> bool:
-    """Whether a value is a string that starts with a speaker's mark."""
-    return isinstance(value, str) and _START.match(value) is not None
 
 
 def read_transcript(value: str, field: str, *, asks: bool = False) -> tuple[Turn, ...]:
