@@ -1,22 +1,16 @@
 """The settings of a run: YAML read into frozen models; an unknown key is an error that names the nearest one.
 
 Every field has one reader (named in ``docs/settings.md``). The hyper-parameters of a loss are the keyword-only
-arguments of its function; they are checked by :func:`check_arguments` against the signature that the caller hands down
+arguments of its function; :func:`trueup.settings.check_effective` checks them against what the caller hands down
 (this file knows no loss).
 """
 
 from __future__ import annotations
 
-import difflib
-import inspect
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from trueup.errors import ConfigError
 
 
 class Section(BaseModel):

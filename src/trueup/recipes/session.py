@@ -7,6 +7,7 @@ Logging, evaluation, checkpoints, best checkpoint, early stopping, signals. What
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -143,8 +144,9 @@ class Session:
         """Best so far, and early stopping."""
         progress, job = self.progress, self.job
         value = figures[job.metric].mean
-        better = progress.best is None or (value > progress.best if job.maximise else value < progress.best)
-        if better:
+        first = progress.best is None
+        better = first or (value > progress.best if job.maximise else value < progress.best)  # type: ignore[operator]
+        if better and math.isfinite(value):
             progress.best, progress.best_step, progress.stale = value, step, 0
             return
         progress.stale += 1
@@ -156,6 +158,7 @@ class Session:
         """Writes a checkpoint that holds everything, and prunes old ones."""
         step = self.progress.loop.step
         self.metrics.fsync()
+        self.timings.fsync()
         tensors = {
             "weights": self.job.optimizer.weights(),
             "optimizer": self.job.optimizer.moments(),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trueup.config import RunConfig
-from trueup.errors import ConfigError, ResourceError, TrainingError
+from trueup.errors import ConfigError, TrainingError
 from trueup.models.card import CardInfo, write_card
 from trueup.models.policy import Policy
 from trueup.models.save import save_result
@@ -144,7 +144,7 @@ def _drive(
 def _run(session: Session, stop: Stop) -> bool:
     try:
         return session.run(stop)
-    except (TrainingError, ResourceError):
+    except TrainingError:
         session.save()
         raise
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from trueup.losses import PREFERENCE, REWARD, SUPERVISED, UNPAIRED
 from trueup.losses.registry import Loss
 from trueup.types import Comparison, Example, Rating, Row
 
 Family = Literal["sft", "reward", "pairs", "unpaired"]
+
+_METRICS: dict[str, tuple[str, ...]] = {
+    "sft": ("loss",),
+    "reward": ("accuracy", "loss", "margin"),
+    "pairs": ("rewards/accuracy", "loss", "rewards/margin"),
+    "unpaired": ("loss",),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +45,21 @@ class Method:
     def reference(self) -> bool:
         """Whether the loss needs a reference policy."""
         return self.loss.reference
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Hyper-parameters of the loss with their defaults."""
+        return self.loss.arguments
+
+    @property
+    def option_names(self) -> frozenset[str]:
+        """Options that mean something for the loss."""
+        return self.loss.options
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Figures on held-out rows that ``eval.metric`` may name."""
+        return _METRICS[self.family]
 
 
 def _methods() -> dict[str, Method]:

@@ -1,0 +1,48 @@
+# Two commands matter: `make demo` and `make test`. Both set up .venv by themselves.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.ready
+# On a machine with few cores several OpenMP pools spinning at once slow each other down many times over.
+export OMP_WAIT_POLICY ?= passive
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: setup model demo test check format bench soak clean
+
+setup: $(STAMP)
+
+$(STAMP): constraints.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+model: setup
+	@$(BIN)/python -m trueup.models.bundled >/dev/null
+
+demo: model
+	$(BIN)/trueup demo
+
+test: model
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not soak and not gpu"
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_floors.py tests/test_sizes.py tests/test_docs.py tests/test_public_names.py
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: model
+	$(BIN)/python benchmarks/run.py
+
+soak: model
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache

@@ -1,0 +1,101 @@
+"""`trueup losses [NAME]`."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from trueup.errors import ConfigError
+from trueup.losses import PREFERENCE, REWARD, SUPERVISED, UNPAIRED, Loss
+from trueup.tensors import Labels, Likelihoods, Pairs, Scores
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+ALL: dict[str, Loss] = {**SUPERVISED, **REWARD, **PREFERENCE, **UNPAIRED}
+
+
+def _row(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+# what the worked example of each kind of loss is computed from
+_EXAMPLES: dict[type, tuple[str, Any]] = {
+    Pairs: (
+        "πc = −12, πr = −15, ρc = −13, ρr = −14.5, |yc| = 6, |yr| = 10",
+        Pairs(policy_chosen=_row(-12), policy_rejected=_row(-15), reference_chosen=_row(-13),
+              reference_rejected=_row(-14.5), chosen_length=torch.tensor([6]), rejected_length=torch.tensor([10])),
+    ),
+    Labels: (
+        "a good row with r = 1 and a bad one with r = −0.5, KL 0.3",
+        Labels(policy=_row(1, -0.5), reference=_row(0, 0), desirable=torch.tensor([True, False]),
+               kl=torch.tensor(0.3, dtype=torch.float64)),
+    ),
+    Scores: ("scores 1.2 (chosen) and 0.5 (rejected)", Scores(chosen=_row(1.2), rejected=_row(0.5))),
+    Likelihoods: ("log-probability −6.5 over 3 tokens", Likelihoods(policy=_row(-6.5), length=torch.tensor([3]))),
+}  # fmt: skip
+
+
+def _facts(name: str, loss: Loss) -> dict[str, Any]:
+    given, record = _EXAMPLES[loss.eats]
+    return {
+        "name": name,
+        "title": loss.title,
+        "eats": loss.eats.__name__,
+        "reference": loss.reference,
+        "equation": loss.equation,
+        "arguments": loss.arguments,
+        "options": sorted(loss.options),
+        "source": loss.source,
+        "differences": loss.differences,
+        "example": {"given": given, "value": loss.fn(record).tolist()},
+    }
+
+
+def list_losses(as_json: bool = False) -> None:
+    """Prints every loss, a line each."""
+    if as_json:
+        print(json.dumps([_facts(n, loss) for n, loss in ALL.items()], ensure_ascii=False))
+        return
+    width = max(map(len, ALL))
+    for name, loss in ALL.items():
+        reference = "reference" if loss.reference else "-"
+        print(f"{name:<{width}}  {loss.eats.__name__:<11}  {reference:<9}  {loss.title}")
+
+
+def show_loss(name: str, as_json: bool = False) -> None:
+    """Prints equation, arguments, source and a worked example, computed now.
+
+    Raises:
+        ConfigError: no such loss.
+    """
+    if name not in ALL:
+        close = difflib.get_close_matches(name, ALL, 1, 0.4)
+        raise ConfigError(f"{name!r} is no loss" + (f" (did you mean {close[0]}?)" if close else ""))
+    facts = _facts(name, ALL[name])
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False))
+        return
+    arguments = ", ".join(f"{k} = {v}" for k, v in facts["arguments"].items()) or "none"
+    values = ", ".join(f"{v:.12f}" for v in facts["example"]["value"])
+    print(f"{name}: {facts['title']}\n\n  {facts['equation']}\n")
+    print(f"arguments   {arguments}\noptions     {', '.join(facts['options']) or 'none'}")
+    print(f"reference   {'needed' if facts['reference'] else 'none'}\nsource      {facts['source']}")
+    if facts["differences"]:
+        print(f"note        {facts['differences']}")
+    print(f"example     {facts['example']['given']}  ->  {values}")
+
+
+@app.command()
+def command(
+    name: Annotated[str | None, typer.Argument(help="a loss; without one all are listed")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,
+) -> int:
+    """List the losses, or explain one."""
+    if name is None:
+        list_losses(as_json)
+    else:
+        show_loss(name, as_json)
+    return 0

@@ -1,0 +1,277 @@
+"""From a YAML file and dotted overrides to a :class:`~trueup.config.RunConfig`; every mistake is one line with a remedy."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from trueup.config import RunConfig
+from trueup.errors import ConfigError
+
+# Names that people arrive with from other tools -> ours. Suggestions only, never aliases.
+ELSEWHERE = {
+    "learning_rate": "train.lr", "lr": "train.lr", "per_device_train_batch_size": "train.micro_batch",
+    "gradient_accumulation_steps": "train.batch_size", "num_train_epochs": "train.epochs", "bf16": "train.precision",
+    "fp16": "train.precision", "warmup_ratio": "train.warmup", "warmup_steps": "train.warmup",
+    "lr_scheduler_type": "train.schedule", "max_grad_norm": "train.max_grad_norm", "weight_decay": "train.weight_decay",
+    "seed": "train.seed", "max_steps": "train.max_steps", "gradient_checkpointing": "train.gradient_checkpointing",
+    "beta": "loss.beta", "pref_beta": "loss.beta", "rl_beta": "loss.beta", "simpo_gamma": "loss.gamma",
+    "label_smoothing": "loss.label_smoothing", "dpo_label_smoothing": "loss.label_smoothing",
+    "pref_ftx": "options.sft_weight", "ld_alpha": "options.ld_alpha", "use_weighting": "options.wpo",
+    "kto_chosen_weight": "loss.desirable_weight", "kto_desirable_weight": "loss.desirable_weight",
+    "cutoff_len": "data.max_length", "max_length": "data.max_length", "max_seq_length": "data.max_length",
+    "sequence_len": "data.max_length", "model_name_or_path": "model.path", "base_model": "model.path",
+    "dataset": "data.path", "dataset_name": "data.path", "ref_model": "model.reference",
+    "precompute_ref_log_probs": "model.reference", "template": "data.chat", "use_peft": "lora.rank",
+    "lora_r": "lora.rank", "lora_rank": "lora.rank", "lora_alpha": "lora.alpha", "lora_dropout": "lora.dropout",
+    "load_in_4bit": "lora.quantize", "loss_type": "METHOD, the word after `trueup train`", "output_dir": "--out",
+    "report_to": "save.sinks", "save_steps": "save.every", "eval_steps": "eval.every",
+}  # fmt: skip
+_FREE_FORM = ("loss", "options", "data.columns")  # sections whose keys belong to the method or the file
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key stands once and 1e-6 is a number."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^{_NUMBER.pattern}$"), list("+-.0123456789"))
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """One YAML document.
+
+    Raises:
+        ConfigError: not YAML, with line and column.
+    """
+    try:
+        return yaml.load(text, _Loader)  # a SafeLoader: builds plain values only
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise ConfigError(f"{where}{place}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+
+
+def _sections(model: type[BaseModel], prefix: str = "") -> dict[str, type[BaseModel] | None]:
+    """Dotted names of all settings; the value is a section's class, or None for a plain one."""
+    found: dict[str, type[BaseModel] | None] = {}
+    for name, field in model.model_fields.items():
+        inner = next((t for t in _alternatives(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)), None)
+        found[prefix + name] = inner
+        if inner is not None:
+            found |= _sections(inner, f"{prefix}{name}.")
+    return found
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    return typing.get_args(annotation) if typing.get_origin(annotation) in (types.UnionType, typing.Union) else (annotation,)
+
+
+KEYS = _sections(RunConfig)
+
+
+def nearest(key: str, known: Sequence[str]) -> str:
+    """`` (did you mean X?)``, or nothing."""
+    if key.rsplit(".", 1)[-1] in ELSEWHERE:
+        return f" (did you mean {ELSEWHERE[key.rsplit('.', 1)[-1]]}?)"
+    last = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    close = last or difflib.get_close_matches(key, known, 1, 0.6)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """``--train.lr 1e-6 --loss.beta=0.2 --data.allow_lost_eos`` as a mapping of dotted names.
+
+    Raises:
+        ConfigError: a word that is no option, an unknown option, or the same one twice.
+    """
+    given: dict[str, Any] = {}
+    at = 0
+    while at < len(words):
+        word = words[at]
+        if not word.startswith("--") or word == "--":
+            raise ConfigError(f"unexpected word {word!r}; options look like --train.lr 1e-6")
+        key, equals, value = word[2:].partition("=")
+        _check_key(key)
+        at += 1
+        if not equals:
+            if at < len(words) and not words[at].startswith("--"):
+                value = words[at]
+                at += 1
+            else:
+                value = "true"
+        if key in given:
+            raise ConfigError(f"--{key}: given twice")
+        given[key] = read_yaml(value, f"--{key}") if not key.startswith(("model.path", "data.path")) else value
+    return given
+
+
+def _check_key(key: str) -> None:
+    free = any(key.startswith(f"{section}.") for section in _FREE_FORM)
+    if free or (key in KEYS and (KEYS[key] is None)):
+        return
+    if key in KEYS:
+        raise ConfigError(f"--{key}: a section; set its fields, e.g. --{next(k for k in KEYS if k.startswith(key + '.'))}")
+    raise ConfigError(f"--{key}: unknown option{nearest(key, [k for k in KEYS if KEYS[k] is None])}")
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    for name in path:
+        inner = tree.setdefault(name, {})
+        if inner is None:
+            inner = tree[name] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{key}: {name} is not a section")
+        tree = inner
+    tree[last] = value
+
+
+def load_config(path: Path | None, overrides: Sequence[str], fixed: Mapping[str, Any] | None = None) -> RunConfig:
+    """The settings of a run.
+
+    Args:
+        path: YAML file; None: defaults only.
+        overrides: words of the command line, stronger than the file.
+        fixed: dotted names set by the command itself (method, model.path, data.path), strongest; None values are left.
+
+    Raises:
+        ConfigError: anything that is unknown, of the wrong type or contradictory.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: cannot be read: {error}") from None
+        loaded = read_yaml(text, str(path))
+        if not isinstance(loaded, dict):
+            raise ConfigError(f"{path}: a mapping of settings is expected, got {type(loaded).__name__}")
+        tree = loaded
+    for key, value in parse_overrides(overrides).items():
+        _put(tree, key, value)
+    for key, value in (fixed or {}).items():
+        if value is not None:
+            _put(tree, key, value)
+    return validated(tree, str(path) if path else "settings")
+
+
+def validated(tree: Mapping[str, Any], where: str) -> RunConfig:
+    """A tree of plain values as a config.
+
+    Raises:
+        ConfigError: one line an error.
+    """
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as errors:
+        raise ConfigError("\n".join(_line(e, where) for e in errors.errors())) from None
+
+
+def _line(error: Any, where: str) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{where}: {key}: unknown setting{nearest(key, list(KEYS))}"
+    if error["type"] == "missing":
+        return f"{where}: {key}: missing; set --{key}"
+    return f"{where}: {key}: {error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}"
+
+
+def dump_config(config: RunConfig) -> str:
+    """YAML that loads again to the same config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class MethodLike(Protocol):
+    """What :func:`check_effective` must know of a method (floors above this one fill it in)."""
+
+    name: str
+    family: str
+    reference: bool
+    arguments: Mapping[str, Any]
+    option_names: frozenset[str]
+    metrics: tuple[str, ...]
+
+
+def check_effective(config: RunConfig, method: MethodLike, pairwise: Mapping[str, Mapping[str, Any]]) -> None:
+    """An option that would have no effect is an error.
+
+    Args:
+        config: the settings.
+        method: of the run.
+        pairwise: names of pairwise losses with their arguments (for mixtures).
+
+    Raises:
+        ConfigError: naming the option and why it would do nothing.
+    """
+    _check_arguments(config.loss, method.arguments, "loss", method.name)
+    for name in config.options:
+        if name not in method.option_names and not (name == "alpha_coefficient" and "f_divergence" in config.options):
+            known = ", ".join(sorted(method.option_names)) or "none"
+            raise ConfigError(f"options.{name}: has no effect on {method.name}; its options: {known}")
+    if config.mixture and method.family != "pairs":
+        raise ConfigError(f"mixture: only pairwise methods can be mixed, not {method.name}")
+    for term in config.mixture:
+        if term.name not in pairwise:
+            raise ConfigError(f"mixture: {term.name!r} is no pairwise loss{nearest(term.name, list(pairwise))}")
+        _check_arguments(term.arguments, pairwise[term.name], f"mixture {term.name}", term.name)
+    _check_pairs_of_settings(config, method)
+
+
+def _check_arguments(given: Mapping[str, Any], known: Mapping[str, Any], where: str, method: str) -> None:
+    for name, value in given.items():
+        if name not in known:
+            some = ", ".join(known) or "none"
+            raise ConfigError(f"{where}.{name}: {method} has no such argument{nearest(name, list(known))}; it has: {some}")
+        wanted = type(known[name])
+        sound = isinstance(value, bool) if wanted is bool else isinstance(value, int | float) and not isinstance(value, bool)
+        if not sound:
+            raise ConfigError(f"{where}.{name}: a {wanted.__name__} is expected, got {value!r}")
+
+
+def _check_pairs_of_settings(config: RunConfig, method: MethodLike) -> None:
+    """Settings that contradict each other or one of which silences another."""
+    used = config.model_fields_set
+    fields = {name: getattr(config, name).model_fields_set for name in ("model", "data", "train", "eval") if name in used}
+    rules = [
+        (not method.reference and config.model.reference not in ("auto", "none"),
+         f"model.reference: has no effect, {method.name} uses no reference"),
+        (bool(config.options.get("reference_free")) and config.model.reference not in ("auto", "none"),
+         "model.reference: has no effect with options.reference_free"),
+        (config.lora is not None and config.model.reference == "precomputed",
+         "model.reference: precomputed saves nothing with LoRA, whose reference is the adapter switched off"),
+        (config.eval.patience > 0 and config.eval.every == 0, "eval.patience: has no effect without eval.every"),
+        (config.eval.metric is not None and config.eval.every == 0, "eval.metric: has no effect without eval.every"),
+        (config.eval.metric is not None and config.eval.metric not in method.metrics,
+         f"eval.metric: {config.eval.metric!r} is unknown; {method.name} has {', '.join(method.metrics)}"),
+        (config.data.eval_path is not None and "eval_fraction" in fields.get("data", set()),
+         "data.eval_fraction: has no effect with data.eval_path"),
+        (config.eval.every > 0 and config.data.eval_path is None and config.data.eval_fraction == 0,
+         "eval.every: there are no held-out rows; set data.eval_path or data.eval_fraction"),
+        (config.train.micro_batch is not None and "micro_tokens" in fields.get("train", set()),
+         "train.micro_tokens: has no effect with train.micro_batch"),
+        (config.data.allow_lost_eos and config.data.too_long != "truncate",
+         "data.allow_lost_eos: has no effect without data.too_long: truncate"),
+    ]  # fmt: skip
+    for broken, message in rules:
+        if broken:
+            raise ConfigError(message)
