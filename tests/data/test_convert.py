@@ -179,9 +179,9 @@ LOST = [
     (
         Example,
         {"prompt": ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})},
-        "messages",
-        "prompt, completion",
-        "would not come back the same",
+        "sharegpt",
+        "prompt",
+        "holds an answer",
     ),
     (Ranking, {}, "scored-answer", "completions", "holds one answer a row, not 2"),
     (Rating, {}, "stepwise", "completion", "is one step"),
@@ -215,6 +215,22 @@ def test_unknown_formats_are_refused_at_once():
         convert([], "shargpt")
     with pytest.raises(DataError, match="'auto' is for reading"):
         convert([], "auto")
+
+
+def test_answers_in_the_prompt_get_weight_zero_in_messages():
+    talk = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"})
+    row = Example(id="i", origin="f:1", prompt=talk, completion=({"role": "assistant", "content": "d"},))
+    (fields,) = convert([row], "messages")
+    assert [turn.get("weight") for turn in fields["messages"]] == [None, 0, None, None]
+
+
+def test_what_would_come_back_different_is_named():
+    wide = Comparison(**{**fields(CANONICAL[Comparison]), "prompt": CANONICAL[Comparison].prompt * 2})
+    shared = ({"role": "assistant", "content": "first"},)
+    twice = Comparison(**{**fields(wide), "chosen": shared + wide.chosen, "rejected": shared + wide.rejected})
+    assert list(convert([wide], "preference-implicit"))
+    with pytest.raises(DataError, match=r"f:1: prompt, chosen, rejected: .* they would not come back the same"):
+        list(convert([twice], "preference-implicit"))
 
 
 def test_raw_text_can_be_wrapped():

@@ -148,14 +148,16 @@ def test_hh_prompt_with_a_mark_for_the_answer():
     assert loose == Prompt(id="here", origin="file:1", prompt=(user("a\n\nb"), says("c"), user("d")))
 
 
-def test_messages_end_the_prompt_at_the_first_answer_or_the_last_of_weight_zero():
+def test_messages_end_the_prompt_at_the_first_answer_with_a_weight():
     plain = parse("messages", messages=[user("a"), says("b"), user("c"), says("d")])
     assert (plain.prompt, len(plain.completion)) == ((user("a"),), 3)
     unused = {**says("b"), "weight": 0}
     weighted = parse("messages", messages=[user("a"), unused, user("c"), says("d")])
-    assert (weighted.prompt, weighted.completion) == ((user("a"), unused, user("c"))[:2], (user("c"), says("d")))
+    assert (weighted.prompt, weighted.completion) == ((user("a"), says("b"), user("c")), (says("d"),))
     with pytest.raises(RowFault, match="weight 0 after a turn that is trained on"):
         parse("messages", messages=[user("a"), says("b"), user("c"), unused])
+    with pytest.raises(RowFault, match="no assistant turn with a weight other than 0"):
+        parse("messages", messages=[user("a"), unused])
 
 
 def test_a_label_on_messages_judges_what_follows_the_last_question():

@@ -92,10 +92,15 @@ CASES = {
     "surrogate in a key": (PREFERENCE, but(PREFERENCE, **{"k\ud800": 1}), "row", "lone surrogate"),
     "surrogate in an unused field": (PREFERENCE, but(PREFERENCE, note=["\ud800"]), "note", "lone surrogate"),
     "BOM inside": (PREFERENCE, b"\xef\xbb\xbf" + but(PREFERENCE), "row", "byte order mark in the middle"),
-    "depth 10^4": (PREFERENCE, b'{"prompt":' + b"[" * 10**4 + b"]" * 10**4 + b"}", "row", "nested more than 100"),
-    "depth 10^4 unclosed": (PREFERENCE, b"[" * 10**4, "row", "nested more than 100"),
+    "depth 10^4": (
+        PREFERENCE,
+        b'{"prompt":' + b"[" * 10**4 + b"]" * 10**4 + b"}",
+        "row|prompt",
+        "nested more than 100",
+    ),
+    "depth 10^4 unclosed": (PREFERENCE, b"[" * 10**4, "row", "nested more than 100|not JSON"),
     "depth 200": (PREFERENCE, b'{"prompt":' + b"[" * 200 + b"]" * 200 + b"}", "prompt", "nested more than 100"),
-    "depth of objects": (PREFERENCE, b'{"a":' * 10**4 + b"1" + b"}" * 10**4, "row", "nested more than 100"),
+    "depth of objects": (PREFERENCE, b'{"a":' * 10**4 + b"1" + b"}" * 10**4, "row|a", "nested more than 100"),
     "key twice": (PREFERENCE, but(PREFERENCE)[:-1] + b', "chosen": "x"}', "row", "has the key 'chosen' twice"),
     "key twice inside": (
         "messages",

@@ -319,6 +319,13 @@ def test_a_damaged_folder(tmp_path):
         read_rows(folder)
 
 
+def test_a_name_in_a_local_folder_is_not_asked_of_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="data/rows: no such file or folder"):
+        read_rows("data/rows")
+
+
 def test_a_hub_id_without_a_network(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

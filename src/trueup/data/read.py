@@ -146,7 +146,7 @@ def records(path: str | Path, split: str = "train") -> Iterator[Record]:
     if os.path.isdir(place):
         raise DataError(f"{path}: is a folder, but not one saved by the datasets library; name a file in it")
     if not os.path.exists(place):
-        if is_hub_id(str(path)) and not has_known_name(place):
+        if is_hub_id(str(path)) and not has_known_name(place) and not os.path.isdir(place.parent):
             return hub_records(str(path), split)
         raise DataError(f"{path}: no such file or folder")
     kind = file_kind(place)

@@ -54,20 +54,21 @@ def _write_text(row: Example) -> dict[str, Any]:
 
 
 def boundary(conversation: tuple[Turn, ...], field: str) -> int:
-    """Number of leading turns of a conversation that are not trained on.
+    """Number of turns before the first answer that is trained on.
 
-    They are the turns before the first answer, or up to the last answer with ``weight`` 0 (OpenAI fine-tuning files).
+    An answer with ``weight`` 0 is not (OpenAI fine-tuning files); those must come before the others.
 
     Raises:
-        RowFault: an answer with weight 0 after one that is trained on.
+        RowFault: no answer is trained on, or one with weight 0 follows one that is.
     """
     answers = [index for index, item in enumerate(conversation) if item["role"] == "assistant"]
-    if not answers:
-        raise RowFault(field, "has no assistant turn")
-    unused = [index for index in answers if conversation[index].get("weight") == 0]
-    if unused and unused != answers[: len(unused)]:
-        raise RowFault(f"{field}[{unused[-1]}]", "weight 0 after a turn that is trained on; split the row there")
-    return unused[-1] + 1 if unused else answers[0]
+    trained = [index for index in answers if conversation[index].get("weight") != 0]
+    if not trained:
+        raise RowFault(field, "has no assistant turn" + (" with a weight other than 0" if answers else ""))
+    late = [index for index in answers if index > trained[0] and index not in trained]
+    if late:
+        raise RowFault(f"{field}[{late[0]}]", "weight 0 after a turn that is trained on; split the row there")
+    return trained[0]
 
 
 def asked(conversation: tuple[Turn, ...], field: str) -> int:
@@ -79,9 +80,10 @@ def asked(conversation: tuple[Turn, ...], field: str) -> int:
 
 
 def example(conversation: tuple[Turn, ...], field: str, **rest: Any) -> Example:
-    """A conversation of which every answer is imitated."""
+    """A conversation of which every answer from the first that is trained on is imitated."""
     length = boundary(conversation, field)
-    return Example(prompt=conversation[:length], completion=completion(conversation[length:], field), **rest)
+    said = tuple({key: value for key, value in item.items() if key != "weight"} for item in conversation)
+    return Example(prompt=said[:length], completion=completion(said[length:], field), **rest)
 
 
 def rating(conversation: tuple[Turn, ...], field: str, label: bool, **rest: Any) -> Rating:
@@ -94,6 +96,25 @@ def rating(conversation: tuple[Turn, ...], field: str, label: bool, **rest: Any)
 def conversation_of(row: Example | Rating) -> tuple[Turn, ...]:
     """Prompt and completion as one list of turns."""
     return (*only_turns(row.prompt or (), "prompt"), *only_turns(row.completion, "completion"))
+
+
+def imitated(row: Example) -> tuple[Turn, ...]:
+    """A conversation all of whose answers are imitated.
+
+    Raises:
+        RowFault: there are answers in the prompt.
+    """
+    said = conversation_of(row)
+    if any(item["role"] == "assistant" for item in row.prompt if not isinstance(item, str)):
+        raise RowFault("prompt", "holds an answer; the format has no way to say that it is not trained on")
+    return said
+
+
+def _write_messages(row: Example) -> dict[str, Any]:
+    said = conversation_of(row)
+    length = len(row.prompt)
+    unused = [{**item, "weight": 0} if item["role"] == "assistant" else item for item in said[:length]]
+    return written(row, messages=[*unused, *said[length:]])
 
 
 def _parse_messages(row: Fields, source: Source) -> Example:
@@ -158,7 +179,7 @@ MESSAGES = Format(
     foreign=("label", "rejected_response", "rejected_messages"),
     fits=lambda row: is_turns(row["messages"]),
     parse=_parse_messages,
-    write=lambda row: written(row, messages=conversation_of(row)),
+    write=_write_messages,
 )
 MESSAGES_LABEL = Format(
     name="messages-label",

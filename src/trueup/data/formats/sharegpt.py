@@ -20,7 +20,7 @@ from trueup.data.fields import (
     turn,
 )
 from trueup.data.formats.base import Format, comparison, is_turns, only_turns, written
-from trueup.data.formats.completion import conversation_of, example, rating
+from trueup.data.formats.completion import conversation_of, example, imitated, rating
 from trueup.data.formats.preference import STRENGTH, strength
 from trueup.types import Comparison, Example, Rating, Text, Turn
 
@@ -149,7 +149,7 @@ SHAREGPT = Format(
     foreign=("chosen", "rejected", "kto_tag"),
     fits=_fits,
     parse=_parse,
-    write=lambda row: written(row, conversations=_tell(conversation_of(row), "conversations")),
+    write=lambda row: written(row, conversations=_tell(imitated(row), "conversations")),
 )
 SHAREGPT_PAIR = Format(
     name="sharegpt-preference",

@@ -70,9 +70,12 @@ def _write_swift(row: Comparison) -> dict[str, Any]:
     (*others, last) = only_turns(row.rejected, "rejected")
     if others or set(last) != {"role", "content"}:
         raise RowFault("rejected", "rejected_response holds the text of one answer only")
+    chosen = only_turns(row.chosen, "chosen")
+    if len(chosen) != 1:
+        raise RowFault("chosen", "is more than the one turn that rejected_response takes the place of")
     return written(
         row,
-        messages=whole(only_turns(row.prompt, "prompt"), row.chosen, "chosen"),
+        messages=whole(only_turns(row.prompt, "prompt"), chosen, "chosen"),
         rejected_response=last["content"],
         margin=row.margin,
         preference=row.preference,
