@@ -64,7 +64,9 @@ def tokens_for(job: str, rows: list[dict], tokenizer) -> list:
             made.append(completion(tokenizer, row["prompt"], row[key], str(i), i % 2 == 0))
         else:
             shared = int(np.argmax(sides[0].mask))
-            made.append(PairTokens(id=str(i), chosen=sides[0], rejected=sides[1], shared=shared, margin=None, preference=None))
+            made.append(
+                PairTokens(id=str(i), chosen=sides[0], rejected=sides[1], shared=shared, margin=None, preference=None)
+            )
     return made
 
 
@@ -80,7 +82,9 @@ def objective_for(job: str, policy: Policy, model_path: str, dtype: torch.dtype,
         loss = partial(UNPAIRED["kto"].fn, beta=0.1)
         return UnpairedObjective(policy, reference(), loss, unpaired_metrics, needs_kl=True, others=rows, seed=0)
     loss = partial(PREFERENCE[job].fn, beta=0.1) if job == "dpo" else PREFERENCE[job].fn
-    return PreferenceObjective(policy, reference() if job == "dpo" else None, loss, partial(preference_metrics, beta=0.1))
+    return PreferenceObjective(
+        policy, reference() if job == "dpo" else None, loss, partial(preference_metrics, beta=0.1)
+    )
 
 
 def main() -> None:

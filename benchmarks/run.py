@@ -40,7 +40,9 @@ def trl_python(folder: Path) -> str:
     python = folder / "bin" / "python"
     if not (folder / "ready").exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", f"torch=={torch.__version__.split('+')[0]}", TRL], check=True)
+        subprocess.run(
+            [str(python), "-m", "pip", "install", "-q", f"torch=={torch.__version__.split('+')[0]}", TRL], check=True
+        )
         (folder / "ready").touch()
     return str(python)
 
@@ -52,7 +54,11 @@ def write_rows(path: Path, data: str, count: int, model: str, longest: int, skip
     kept = []
     for row in read_rows(data, wanted=Comparison, bad_rows="skip").rows:
         prompt = tokenizer.apply_chat_template(list(row.prompt), tokenize=False, add_generation_prompt=True)
-        texts = {"prompt": prompt, "chosen": row.chosen[-1]["content"] + end, "rejected": row.rejected[-1]["content"] + end}
+        texts = {
+            "prompt": prompt,
+            "chosen": row.chosen[-1]["content"] + end,
+            "rejected": row.rejected[-1]["content"] + end,
+        }
         if max(len(tokenizer(prompt + texts[k]).input_ids) for k in ("chosen", "rejected")) > min(longest, skip_long):
             continue
         kept.append(texts)
@@ -100,7 +106,9 @@ def machine() -> dict[str, Any]:
     }
 
 
-def commands(name: str, precision: str, model: str, rows: Path, trl: str, extra: list[str]) -> tuple[list[str], list[str]]:
+def commands(
+    name: str, precision: str, model: str, rows: Path, trl: str, extra: list[str]
+) -> tuple[list[str], list[str]]:
     common = [name, "--model", model, "--rows", str(rows), "--precision", precision, *extra]
     scratch = ["--scratch", tempfile.mkdtemp(prefix="trl-")]
     return [sys.executable, str(HERE / "our_job.py"), *common], [trl, str(HERE / "trl_job.py"), *common, *scratch]
@@ -119,7 +127,8 @@ def speed(name: str, precision: str, rounds: int, **where: Any) -> dict[str, Any
     a, b = results[0]
     want_speed, want_memory = TARGETS[f"{name}/{precision}"]
     return {
-        "job": name, "precision": precision, "ours": [{k: v for k, v in x.items() if k != "losses"} for x, _ in results],
+        "job": name, "precision": precision,
+        "ours": [{k: v for k, v in x.items() if k != "losses"} for x, _ in results],
         "trl": [{k: v for k, v in y.items() if k != "losses"} for _, y in results],
         "speed_ratio": ratios[len(ratios) // 2], "memory_ratio": memory[len(memory) // 2],
         "wanted": {"speed": want_speed, "memory": want_memory},
@@ -154,7 +163,9 @@ def main() -> None:
             name, precision = entry.split("/")
             result = speed(name, precision, arguments.rounds, model=model, rows=rows, trl=trl)
             report["speed"].append(result)
-            print(f"{entry}: {result['speed_ratio']:.2f}x TRL at {result['memory_ratio']:.2f} of its memory", flush=True)
+            print(
+                f"{entry}: {result['speed_ratio']:.2f}x TRL at {result['memory_ratio']:.2f} of its memory", flush=True
+            )
             save(arguments.out, report)
         write_rows(rows, arguments.data, 40, model, 512, 192)
         for name in [] if arguments.no_parity else ["dpo", "kto", "orpo", "sft", "reward"]:

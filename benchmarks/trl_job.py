@@ -1,6 +1,6 @@
-"""One job in TRL, timed: the other side of `make bench`. Runs in an environment of its own and imports nothing of ours.
+"""One job in TRL, timed: the other side of `make bench`. Has an environment of its own and imports nothing of ours.
 
-Reads rows that our side wrote (texts, already rendered, so that both train on the same tokens) and prints one JSON line.
+Reads rows that our side wrote (texts, already rendered, so that both train on the same tokens); prints one JSON line.
 """
 
 from __future__ import annotations
@@ -114,9 +114,11 @@ def build(arguments: argparse.Namespace, rows: list[dict], losses: list[float]):
         dataloader_pin_memory=False,
         **options,
     )
-    extra = {"ref_model": AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)} if (
-        arguments.job in ("dpo", "kto")
-    ) else {}
+    extra = (
+        {"ref_model": AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)}
+        if (arguments.job in ("dpo", "kto"))
+        else {}
+    )
     return Recording(
         model=model, args=config, train_dataset=rows_for(arguments.job, rows), processing_class=tokenizer, **extra
     )

@@ -10,6 +10,6 @@ from jaxtyping import install_import_hook
 
 install_import_hook(["trueup.losses", "trueup.ops"], "beartype.beartype")
 
-import torch
+import torch  # noqa: E402  # after the hook and the environment
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

@@ -12,7 +12,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 
-
 class Section(BaseModel):
     """Base of every section: frozen, and unknown keys are refused."""
 

@@ -1,4 +1,4 @@
-"""From a YAML file and dotted overrides to a :class:`~trueup.config.RunConfig`; every mistake is one line with a remedy."""
+"""From a YAML file and dotted overrides to a RunConfig; every mistake is one line with a remedy."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ def _sections(model: type[BaseModel], prefix: str = "") -> dict[str, type[BaseMo
     """Dotted names of all settings; the value is a section's class, or None for a plain one."""
     found: dict[str, type[BaseModel] | None] = {}
     for name, field in model.model_fields.items():
-        inner = next((t for t in _alternatives(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)), None)
+        inner = next(
+            (t for t in _alternatives(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)), None
+        )
         found[prefix + name] = inner
         if inner is not None:
             found |= _sections(inner, f"{prefix}{name}.")
@@ -83,7 +85,11 @@ def _sections(model: type[BaseModel], prefix: str = "") -> dict[str, type[BaseMo
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:
-    return typing.get_args(annotation) if typing.get_origin(annotation) in (types.UnionType, typing.Union) else (annotation,)
+    return (
+        typing.get_args(annotation)
+        if typing.get_origin(annotation) in (types.UnionType, typing.Union)
+        else (annotation,)
+    )
 
 
 KEYS = _sections(RunConfig)
@@ -130,7 +136,9 @@ def _check_key(key: str) -> None:
     if free or (key in KEYS and (KEYS[key] is None)):
         return
     if key in KEYS:
-        raise ConfigError(f"--{key}: a section; set its fields, e.g. --{next(k for k in KEYS if k.startswith(key + '.'))}")
+        raise ConfigError(
+            f"--{key}: a section; set its fields, e.g. --{next(k for k in KEYS if k.startswith(key + '.'))}"
+        )
     raise ConfigError(f"--{key}: unknown option{nearest(key, [k for k in KEYS if KEYS[k] is None])}")
 
 
@@ -204,12 +212,18 @@ def dump_config(config: RunConfig) -> str:
 class MethodLike(Protocol):
     """What :func:`check_effective` must know of a method (floors above this one fill it in)."""
 
-    name: str
-    family: str
-    reference: bool
-    arguments: Mapping[str, Any]
-    option_names: frozenset[str]
-    metrics: tuple[str, ...]
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def family(self) -> str: ...  # noqa: D102
+    @property
+    def reference(self) -> bool: ...  # noqa: D102
+    @property
+    def arguments(self) -> Mapping[str, Any]: ...  # noqa: D102
+    @property
+    def option_names(self) -> frozenset[str]: ...  # noqa: D102
+    @property
+    def metrics(self) -> tuple[str, ...]: ...  # noqa: D102
 
 
 def check_effective(config: RunConfig, method: MethodLike, pairwise: Mapping[str, Mapping[str, Any]]) -> None:
@@ -241,9 +255,15 @@ def _check_arguments(given: Mapping[str, Any], known: Mapping[str, Any], where: 
     for name, value in given.items():
         if name not in known:
             some = ", ".join(known) or "none"
-            raise ConfigError(f"{where}.{name}: {method} has no such argument{nearest(name, list(known))}; it has: {some}")
+            raise ConfigError(
+                f"{where}.{name}: {method} has no such argument{nearest(name, list(known))}; it has: {some}"
+            )
         wanted = type(known[name])
-        sound = isinstance(value, bool) if wanted is bool else isinstance(value, int | float) and not isinstance(value, bool)
+        sound = (
+            isinstance(value, bool)
+            if wanted is bool
+            else isinstance(value, int | float) and not isinstance(value, bool)
+        )
         if not sound:
             raise ConfigError(f"{where}.{name}: a {wanted.__name__} is expected, got {value!r}")
 
@@ -251,7 +271,9 @@ def _check_arguments(given: Mapping[str, Any], known: Mapping[str, Any], where: 
 def _check_pairs_of_settings(config: RunConfig, method: MethodLike) -> None:
     """Settings that contradict each other or one of which silences another."""
     used = config.model_fields_set
-    fields = {name: getattr(config, name).model_fields_set for name in ("model", "data", "train", "eval") if name in used}
+    fields = {
+        name: getattr(config, name).model_fields_set for name in ("model", "data", "train", "eval") if name in used
+    }
     rules = [
         (not method.reference and config.model.reference not in ("auto", "none"),
          f"model.reference: has no effect, {method.name} uses no reference"),

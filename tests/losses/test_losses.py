@@ -155,7 +155,9 @@ def test_golden_value_of_each_divergence(divergence: Any, value: float) -> None:
 
 def test_golden_value_reference_free() -> None:
     loss = with_options(PREFERENCE["dpo"].fn, Options(reference_free=True))
-    assert loss(golden(reference_chosen=None, reference_rejected=None)).item() == pytest.approx(0.554355244468527, abs=1e-9)
+    assert loss(golden(reference_chosen=None, reference_rejected=None)).item() == pytest.approx(
+        0.554355244468527, abs=1e-9
+    )
 
 
 PAIRWISE = [(n, PREFERENCE[n].fn) for n in PREFERENCE if not PREFERENCE[n].coupled]
@@ -205,7 +207,9 @@ def test_a_label_of_one_half_pushes_neither_way_at_the_start(name: str) -> None:
 
 def test_an_identical_pair_gives_no_gradient() -> None:
     policy = row(-5.0).requires_grad_()
-    pairs = Pairs(policy_chosen=policy, policy_rejected=policy, reference_chosen=row(-4.0), reference_rejected=row(-4.0))
+    pairs = Pairs(
+        policy_chosen=policy, policy_rejected=policy, reference_chosen=row(-4.0), reference_rejected=row(-4.0)
+    )
     PREFERENCE["dpo"].fn(pairs).sum().backward()
     assert policy.grad is not None and policy.grad.item() == 0.0
 
@@ -227,7 +231,8 @@ def test_aot_sorts_the_batch(name: str) -> None:
 @pytest.mark.parametrize("size", [1e2, 1e4])
 def test_no_overflow_far_away(name: str, fn: Callable, size: float) -> None:
     far = Pairs(policy_chosen=torch.tensor([-size, -1.0, -size]), policy_rejected=torch.tensor([-1.0, -size, -size]),
-                reference_chosen=torch.tensor([-1.0, -size, -1.0]), reference_rejected=torch.tensor([-size, -1.0, -1.0]),
+                reference_chosen=torch.tensor([-1.0, -size, -1.0]),
+                reference_rejected=torch.tensor([-size, -1.0, -1.0]),
                 chosen_length=torch.tensor([5, 5, 5]), rejected_length=torch.tensor([5, 5, 5]))  # fmt: skip
     if name == "discopop" and size > 1e3:
         pytest.skip("e^(−βΔ) of the formula itself leaves fp32 at Δ = −20,000")
@@ -351,7 +356,9 @@ def test_metrics_by_hand() -> None:
 
 
 def test_unpaired_metrics_count_each_class_for_itself() -> None:
-    labels = Labels(policy=row(1.0, -0.5, 3.0), reference=row(0.0, 0.0, 0.0), desirable=torch.tensor([True, False, True]))
+    labels = Labels(
+        policy=row(1.0, -0.5, 3.0), reference=row(0.0, 0.0, 0.0), desirable=torch.tensor([True, False, True])
+    )
     sums = unpaired_metrics(labels, beta=0.1)
     assert sums["rewards/desirable"] == pytest.approx((0.4, 2.0))
     assert sums["rewards/undesirable"] == pytest.approx((-0.05, 1.0))

@@ -15,6 +15,7 @@ import random
 import shutil
 import signal
 import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -47,8 +48,6 @@ def child(config: RunConfig, out: Path) -> None:
         result = resume(out) if (out / "manifest.json").exists() else train(config, out)
         os._exit(0 if result.finished else 9)
     except BaseException:
-        import traceback
-
         traceback.print_exc()
         os._exit(1)
 

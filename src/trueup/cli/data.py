@@ -20,6 +20,7 @@ from trueup.data.write import write_rows
 from trueup.errors import DataError
 from trueup.models.load import load_tokenizer
 from trueup.recipes.prepare import prepare, renderer_for
+from trueup.settings import nearest
 from trueup.train.methods import METHODS
 from trueup.types import Comparison
 
@@ -72,7 +73,9 @@ def convert_file(
     """Write rows in another format; what a format cannot hold is an error."""
     if bad_rows not in ("error", "skip", "quarantine"):
         raise DataError(f"--bad-rows: error, skip or quarantine is expected, got {bad_rows!r}")
-    report = read_rows(source, format=format, bad_rows=bad_rows)  # type: ignore[arg-type]
+    if to not in FORMATS:
+        raise DataError(f"--to: {to!r} is no format{nearest(to, list(FORMATS))}; trueup data formats lists them")
+    report = read_rows(source, format=format, bad_rows=bad_rows, wanted=FORMATS[to].makes)  # type: ignore[arg-type]
     count = write_rows(target, convert(report.rows, to, wrap=wrap), overwrite=overwrite)
     print("\n".join([*told(report), f"wrote {count} rows as {to!r} to {target}"]))
     return 0
@@ -94,10 +97,15 @@ def show(
         raise DataError(f"--row: {file} has {len(rows)} usable rows; {row} is not one of them")
     renderer = renderer_for(settings, load_tokenizer(model))
     one = rows[row - 1]
-    tokens = renderer.pair(one) if isinstance(one, Comparison) else renderer.completion(one)
-    sides = {"chosen": tokens.chosen, "rejected": tokens.rejected} if isinstance(tokens, PairTokens) else {"row": tokens}
+    tokens = renderer.pair(one) if isinstance(one, Comparison) else renderer.completion(one)  # type: ignore[arg-type]  # the reader gave what the method eats
+    sides = (
+        {"chosen": tokens.chosen, "rejected": tokens.rejected} if isinstance(tokens, PairTokens) else {"row": tokens}
+    )
     for name, side in sides.items():
-        print(f"── {one.origin}: {name}, {len(side.ids)} tokens, {int(side.mask.sum())} trained\n{marked(side, renderer)}\n")
+        print(
+            f"── {one.origin}: {name}, {len(side.ids)} tokens, {int(side.mask.sum())} trained\n"
+            f"{marked(side, renderer)}\n"
+        )
     return 0
 
 

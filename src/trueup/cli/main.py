@@ -26,12 +26,19 @@ VERBS = {
     "demo": ("trueup.cli.demo", "the whole road on bundled model and data, in a few minutes"),
 }
 EX_TEMPFAIL = 75
+_USAGE_ERRORS = {"UsageError", "NoSuchOption", "BadParameter", "MissingParameter", "BadArgumentUsage", "NoSuchCommand",
+                 "BadOptionUsage"}  # by name: typer brings its own copy of click  # fmt: skip
 
 
 def usage() -> str:
     """What ``trueup --help`` prints."""
     width = max(map(len, VERBS)) + 2
-    lines = ["usage: trueup VERB ...", "", "Align language models with preferences, with the evidence that it worked.", ""]
+    lines = [
+        "usage: trueup VERB ...",
+        "",
+        "Align language models with preferences, with the evidence that it worked.",
+        "",
+    ]
     lines += [f"  {verb:<{width}}{line}" for verb, (_, line) in VERBS.items()]
     return "\n".join([*lines, "", "trueup VERB --help tells more; trueup --version prints the version."])
 
@@ -74,9 +81,10 @@ def _verb(words: list[str]) -> int:
     try:
         code = command.main(words[1:], prog_name=f"trueup {words[0]}", standalone_mode=False)
     except Exception as error:
-        if type(error).__name__ in ("UsageError", "NoSuchOption", "BadParameter", "MissingParameter", "BadArgumentUsage",
-                                    "NoSuchCommand", "BadOptionUsage"):  # fmt: skip
-            raise ConfigError(f"{getattr(error, 'format_message', lambda: error)()} (trueup {words[0]} --help)") from None
+        if type(error).__name__ in _USAGE_ERRORS:
+            raise ConfigError(
+                f"{getattr(error, 'format_message', lambda: error)()} (trueup {words[0]} --help)"
+            ) from None
         if type(error).__name__ == "Abort":
             raise KeyboardInterrupt from None
         raise

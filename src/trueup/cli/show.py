@@ -66,7 +66,11 @@ def _show_samples(result: TrainResult) -> None:
     last = {r["row"]: r for r in records if r["step"] == result.steps}
     for record in first:
         if record["row"] in last:
-            texts = {"prompt": _question(record["prompt"]), "before": record["answer"], "after": last[record["row"]]["answer"]}
+            texts = {
+                "prompt": _question(record["prompt"]),
+                "before": record["answer"],
+                "after": last[record["row"]]["answer"],
+            }
             show_texts(f"sample {record['row']}", texts)
 
 

@@ -46,7 +46,9 @@ def command(
     data: Annotated[str | None, typer.Option(help="file, datasets folder or hub id")] = None,
     out: Annotated[Path | None, typer.Option(help="run folder to make")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings; options are stronger")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print settings, audit and estimate; write nothing")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print settings, audit and estimate; write nothing")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> int:
     """Train a model. Further settings: --train.lr 1e-6 --loss.beta 0.1 --lora.rank 16 ... (docs/settings.md)."""

@@ -89,7 +89,9 @@ class Audit:
             out.append(f"  ... and {len(self.dropped_rows) - _SHOWN} more (audit.json has them all)")
         out.append(f"cut to fit: {self.truncated}; end token lost: {self.lost_eos}; duplicates: {self.duplicates}")
         for name, s in self.lengths.items():
-            out.append(f"{name} tokens: {s.least} to {s.most}, median {s.median:g}, mean {s.mean:.1f}, 95 % below {s.p95:g}")
+            out.append(
+                f"{name} tokens: {s.least} to {s.most}, median {s.median:g}, mean {s.mean:.1f}, 95 % below {s.p95:g}"
+            )
         out.append(f"trained tokens: {self.trained_share:.1%} of all")
         if self.shared_tokens is not None:
             out.append(f"prompt tokens computed once instead of twice: {self.shared_tokens:.1%} of all")
@@ -134,7 +136,9 @@ def render_all(
     if fatal and bad_rows == "error":
         shown = "\n".join(f"  {r.origin}: {w}" for r, w in fatal[:_SHOWN])
         more = f"\n  ... and {len(fatal) - _SHOWN} more" if len(fatal) > _SHOWN else ""
-        raise DataError(f"{len(fatal)} of {len(rows)} rows cannot be rendered (--data.bad_rows skip drops them):\n{shown}{more}")
+        raise DataError(
+            f"{len(fatal)} of {len(rows)} rows cannot be rendered (--data.bad_rows skip drops them):\n{shown}{more}"
+        )
     return kept, _audit(kept, dropped, renderer, renderer.wrapped - wrapped_before, shared_prompts(rows, held_out))
 
 

@@ -19,7 +19,9 @@ RowT = TypeVar("RowT", bound=Row)
 def family(row: Row) -> str:
     """What ties rows together: the first user turn (conversations that grew from it are related), else the text."""
     if isinstance(row.prompt, str):
-        return row.prompt or json.dumps(getattr(row, "chosen", None) or getattr(row, "completion", ""), default=str)[:200]
+        return (
+            row.prompt or json.dumps(getattr(row, "chosen", None) or getattr(row, "completion", ""), default=str)[:200]
+        )
     first = next((t for t in row.prompt if t["role"] == "user"), None)
     return json.dumps(first["content"] if first else list(map(dict, row.prompt)), sort_keys=True, default=str)
 
@@ -63,7 +65,9 @@ def mix(sources: Mapping[str, Sequence[RowT]], weights: Mapping[str, float], see
         DataError: a weight without a source, or not above 0.
     """
     if set(weights) != set(sources) or any(w <= 0 for w in weights.values()):
-        raise DataError(f"mix: every source needs one weight above 0; sources {sorted(sources)}, weights {dict(weights)}")
+        raise DataError(
+            f"mix: every source needs one weight above 0; sources {sorted(sources)}, weights {dict(weights)}"
+        )
     total = sum(weights.values())
     share = {name: w / total for name, w in weights.items()}
     size = min(len(sources[name]) / share[name] for name in sources)

@@ -178,7 +178,9 @@ class Renderer:
             text = self._render(self._with_system(turns), row.tools, "prompt", generate=True)
             ids = self.tokenizer(text, add_special_tokens=False).input_ids
         if len(ids) > self.max_length:
-            raise RowRejected("prompt", f"{len(ids)} tokens are more than data.max_length {self.max_length}", "too_long")
+            raise RowRejected(
+                "prompt", f"{len(ids)} tokens are more than data.max_length {self.max_length}", "too_long"
+            )
         return np.array(ids, dtype=np.int32)
 
     # ── one sequence ──
@@ -199,8 +201,9 @@ class Renderer:
             self.wrapped += 1
             return ({"role": "user", "content": prompt},)
         if self.chat == "plain" or not self.has_template:
-            raise RowRejected(field, "messages need a chat template, and the model has none (or data.chat is plain)",
-                              "template")  # fmt: skip
+            raise RowRejected(
+                field, "messages need a chat template, and the model has none (or data.chat is plain)", "template"
+            )
         return ({"role": "user", "content": prompt},) if isinstance(prompt, str) and prompt else tuple(prompt)  # type: ignore[arg-type]
 
     def _with_system(self, turns: Sequence[Turn]) -> tuple[Turn, ...]:
@@ -217,9 +220,11 @@ class Renderer:
     def _render(self, turns: Sequence[Turn], tools: Any, field: str, *, generate: bool = False) -> str:
         try:
             return self.tokenizer.apply_chat_template(
-                [dict(t) for t in turns], tools=list(tools) if tools else None, tokenize=False,
+                [dict(t) for t in turns],
+                tools=list(tools) if tools else None,
+                tokenize=False,
                 add_generation_prompt=generate,
-            )  # fmt: skip
+            )
         except Exception as error:  # templates raise jinja2's errors, and ValueError or TypeError from inside them
             raise RowRejected(field, f"the chat template refuses the turns: {error}", "template") from error
 
@@ -249,8 +254,12 @@ class Renderer:
         if not full.startswith(before):
             before = self._render(turns[:k], tools, field)
         if not (full.startswith(before) and full.startswith(after) and len(before) < len(after)):
-            raise RowRejected(field, f"the chat template rewrites turn {k + 1} when further turns follow, so its tokens "
-                              "cannot be told apart; keep only the last assistant turn in the completion", "template")  # fmt: skip
+            raise RowRejected(
+                field,
+                f"the chat template rewrites turn {k + 1} when further turns follow, so its tokens "
+                "cannot be told apart; keep only the last assistant turn in the completion",
+                "template",
+            )
         return len(before), len(after)
 
     def _mark(self, ids: np.ndarray, mask: np.ndarray, inside: np.ndarray, field: str) -> None:
@@ -306,12 +315,17 @@ class Renderer:
         if self.too_long != "truncate_prompt":
             first = min(int(np.argmax(s.mask)) for s in sides)
             part = "prompt alone" if first >= self.max_length else "prompt and completion"
-            raise RowRejected("length", f"{part}: {over + self.max_length} tokens are more than data.max_length "
-                              f"{self.max_length}; raise it, or choose --data.too_long drop or truncate_prompt", "too_long")  # fmt: skip
+            raise RowRejected(
+                "length",
+                f"{part}: {over + self.max_length} tokens are more than data.max_length "
+                f"{self.max_length}; raise it, or choose --data.too_long drop or truncate_prompt",
+                "too_long",
+            )
         room = min(int(np.argmax(s.mask)) for s in sides) - 1 - self._keeps_bos(sides[0])
         if over > room:
-            raise RowRejected("length", f"the completion alone is too long for data.max_length {self.max_length}",
-                              "too_long")  # fmt: skip
+            raise RowRejected(
+                "length", f"the completion alone is too long for data.max_length {self.max_length}", "too_long"
+            )
         return over
 
     def _keeps_bos(self, side: _Sequence) -> int:
@@ -326,8 +340,12 @@ class Renderer:
         lost = len(ids) > self.max_length
         if lost:
             if not self.allow_lost_eos:
-                raise RowRejected(field, f"cutting to data.max_length {self.max_length} would lose the end token; "
-                                  "allow it with --data.allow_lost_eos, or use truncate_prompt or drop", "lost_eos")  # fmt: skip
+                raise RowRejected(
+                    field,
+                    f"cutting to data.max_length {self.max_length} would lose the end token; "
+                    "allow it with --data.allow_lost_eos, or use truncate_prompt or drop",
+                    "lost_eos",
+                )
             cut += len(ids) - self.max_length
             ids, mask = ids[: self.max_length], mask[: self.max_length]
         if not mask.any():

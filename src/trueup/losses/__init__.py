@@ -64,12 +64,14 @@ PREFERENCE: dict[str, Loss] = {
         p.aot, Pairs, "Alignment via optimal transport, paired",
         "−(1−ε) log σ(βδ) − ε log σ(−βδ), δ = sort(πc − πr) − sort(ρc − ρr)",
         "Melnyk et al. 2024, arXiv 2406.05882, eq. 3",
-        "Sorted over the global batch, however it is cut; TRL sorts within a micro-batch.", coupled=True, options=_SORTED),
+        "Sorted over the global batch, however it is cut; TRL sorts within a micro-batch.",
+        coupled=True, options=_SORTED),
     "aot_unpaired": Loss(
         p.aot_unpaired, Pairs, "Alignment via optimal transport, unpaired",
         "−(1−ε) log σ(βδ) − ε log σ(−βδ), δ = sort(c) − sort(r)",
         "Melnyk et al. 2024, arXiv 2406.05882, eq. 5",
-        "Sorted over the global batch, however it is cut; TRL sorts within a micro-batch.", coupled=True, options=_SORTED),
+        "Sorted over the global batch, however it is cut; TRL sorts within a micro-batch.",
+        coupled=True, options=_SORTED),
     "apo_zero": Loss(
         p.apo_zero, Pairs, "Anchored preference optimisation, zero", "1 − σ(βc) + σ(βr)",
         "D'Oosterlinck et al. 2024, arXiv 2408.06266, eq. 3", options=_EVERY),
@@ -78,7 +80,8 @@ PREFERENCE: dict[str, Loss] = {
         "D'Oosterlinck et al. 2024, arXiv 2408.06266, eq. 4", options=_EVERY),
     "discopop": Loss(
         p.discopop, Pairs, "Discovered preference optimisation (LRML)",
-        "L(1−m) + e^(−βΔ) m, L = −log σ(βΔ), m = σ(βΔ/τ)", "Lu et al. 2024, arXiv 2406.08414, eq. 5", options=_OF_DELTA),
+        "L(1−m) + e^(−βΔ) m, L = −log σ(βΔ), m = σ(βΔ/τ)", "Lu et al. 2024, arXiv 2406.08414, eq. 5",
+        options=_OF_DELTA),
     "sigmoid_norm": Loss(
         p.sigmoid_norm, Pairs, "Length-normalised DPO", "−log σ(β(c/|yc| − r/|yr|))",
         "Lambert et al. 2024 (Tülu 3), arXiv 2411.15124, section 5.1.1",

@@ -10,7 +10,8 @@ from trueup.tensors import Labels, Pairs
 def preference_metrics(pairs: Pairs, *, beta: float) -> dict[str, torch.Tensor]:
     """Figures of each pair, ``[B]`` by name.
 
-    ``rewards/*`` are β times the log-ratio to the reference (β log π without one); ``rewards/accuracy`` counts ties half.
+    ``rewards/*`` are β times the log-ratio to the reference (β log π without one); ``rewards/accuracy`` counts ties
+    half.
     """
     zero = torch.zeros_like(pairs.policy_chosen)
     chosen = beta * (pairs.policy_chosen - (zero if pairs.reference_chosen is None else pairs.reference_chosen))

@@ -59,7 +59,7 @@ class Options:
 
 
 def ld_weighted(pairs: Pairs, alpha: float) -> Pairs:
-    """common + α (whole − common), in policy and reference alike.
+    """Common + α (whole − common), in policy and reference alike.
 
     Raises:
         ValueError: the pairs hold no sums over the common length.
@@ -109,7 +109,9 @@ def divergence_scored(pairs: Pairs, divergence: Divergence, alpha: float) -> Pai
     }
     score = scores[divergence]
     zero = torch.zeros_like(c)
-    return pairs.replace(policy_chosen=score(c), policy_rejected=score(r), reference_chosen=zero, reference_rejected=zero)
+    return pairs.replace(
+        policy_chosen=score(c), policy_rejected=score(r), reference_chosen=zero, reference_rejected=zero
+    )
 
 
 def with_options(loss: PairLoss, options: Options) -> PairLoss:

@@ -49,7 +49,7 @@ def pairwise(fn: PairFunction[P]) -> PairFunction[P]:
 
 
 def logratios(pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
-    """c and r, ``[B]`` each.
+    """C and r, ``[B]`` each.
 
     Raises:
         ValueError: the pairs hold no reference.
@@ -71,7 +71,7 @@ def lengths(pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def per_token(pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
-    """lc and lr, ``[B]`` each."""
+    """Lc and lr, ``[B]`` each."""
     chosen, rejected = lengths(pairs)
     return pairs.policy_chosen / chosen, pairs.policy_rejected / rejected
 

@@ -24,7 +24,8 @@ def kto(
     Args:
         labels: ``[B]``.
         beta: how fast the value saturates.
-        desirable_weight, undesirable_weight: λD, λU; keep λD·nD / (λU·nU) in [1, 4/3].
+        desirable_weight: λD; keep λD·nD / (λU·nU) in [1, 4/3].
+        undesirable_weight: λU.
 
     Raises:
         ValueError: no reference or no KL.

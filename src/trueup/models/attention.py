@@ -1,6 +1,6 @@
 """Attention in which several completions share one prompt: each branch sees the prompt and itself.
 
-Registered with transformers under the name ``trueup``. Without a layout (generation, other callers) it is plain SDPA, so
+Registered with transformers under the name ``trueup``. Without groups (generation, other callers) it is plain SDPA, so
 a model may keep the setting. On CPU every group is one small attention of its own, without padding; on CUDA the whole
 row goes through FlexAttention with a block mask.
 """
@@ -38,7 +38,9 @@ def branching_attention(
 
     Args:
         module: the attention layer.
-        query: ``[1, heads, T, d]``; key, value: ``[1, kv_heads, T, d]``.
+        query: ``[1, heads, T, d]``.
+        key: ``[1, kv_heads, T, d]``.
+        value: as ``key``.
         attention_mask: used only when ``groups`` is None.
         dropout: must be 0 with groups.
         scaling: factor of the dot products; None means d ** -0.5.
@@ -89,7 +91,7 @@ class _GroupAttention(torch.autograd.Function):
             p = _probability(query, key, ctx.scale, block)
             grad_v[0, :, block.keys] += torch.bmm(p.transpose(1, 2), g)
             by_p = torch.bmm(g, v.transpose(1, 2))
-            by_s = torch._softmax_backward_data(by_p, p, -1, p.dtype).mul_(ctx.scale)
+            by_s = torch.ops.aten._softmax_backward_data(by_p, p, -1, p.dtype).mul_(ctx.scale)
             grad_q[0, :, block.queries] = torch.bmm(by_s, k).view(heads, -1, width)
             grad_k[0, :, block.keys] += torch.bmm(by_s.transpose(1, 2), q)
         return grad_q, grad_k, grad_v, None, None

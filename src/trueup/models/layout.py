@@ -12,7 +12,7 @@ Legend: ``R`` rows, ``T`` tokens a row, ``S`` sequences (completions), ``N`` tra
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -67,11 +67,8 @@ class Layout:
 
     def to(self, device: torch.device | str) -> Layout:
         """The same layout on another device."""
-        moved = {
-            name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-            for name, value in ((name, getattr(self, name)) for name in self.__slots__)
-        }
-        return Layout(**moved)
+        tensors = {name: v for name in self.__slots__ if isinstance(v := getattr(self, name), torch.Tensor)}
+        return replace(self, **{name: v.to(device, non_blocking=True) for name, v in tensors.items()})
 
 
 class _Targets:

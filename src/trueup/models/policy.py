@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from trueup.errors import ModelError
 from trueup.models import attention
 from trueup.models.head import Head, TokenFigures, token_figures
-from trueup.models.load import score_head
 from trueup.models.layout import Branches, Layout, rows_layout, shared_layout
+from trueup.models.load import score_head
 
 log = logging.getLogger(__name__)
 

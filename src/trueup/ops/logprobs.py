@@ -11,7 +11,7 @@ _LN2 = math.log(2.0)
 
 
 def token_logprobs(logits: Float[torch.Tensor, "*b T V"], targets: Int[torch.Tensor, "*b T"]) -> torch.Tensor:
-    """log p(target) at each position, ``[*b, T]``, in fp32 (fp64 stays)."""
+    """Log p(target) at each position, ``[*b, T]``, in fp32 (fp64 stays)."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
     return wide.log_softmax(-1).gather(-1, targets[..., None])[..., 0]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
 
 Z95 = 1.959963984540054
 
@@ -55,8 +55,8 @@ def bootstrap_mean(
 ) -> Interval:
     """Mean with a cluster-bootstrap interval, widened by Student's t for few clusters.
 
-    The bootstrap's standard error is that of resampling whole clusters; the interval is mean ± t(C−1) · SE · √(C/(C−1)),
-    which keeps its coverage where the percentile interval is too narrow.
+    The standard error is that of resampling whole clusters; the interval is mean ± t(C−1) · SE · √(C/(C−1)), which
+    keeps its coverage where the percentile interval is too narrow.
 
     Args:
         values: ``[n]``.
@@ -84,7 +84,7 @@ def bootstrap_mean(
         drawn = rng.integers(0, count, (min(100, draws - start), count))
         replicates[start : start + 100] = sums[drawn].sum(1) / totals[drawn].sum(1)
     error = float(replicates.std(ddof=1)) * math.sqrt(count / (count - 1))
-    half = float(stats.t.ppf(0.975, count - 1)) * error
+    half = float(stats.t.ppf(0.975, count - 1)) * error  # pyright: ignore[reportUnknownMemberType, reportArgumentType]
     return Interval(mean, mean - half, mean + half)
 
 
@@ -112,5 +112,5 @@ def paired_test(
     interval = bootstrap_mean(difference, clusters=clusters, seed=seed)
     sums, _ = _cluster_sums(difference, clusters, None)
     better, worse = int((sums > 0).sum()), int((sums < 0).sum())
-    p_value = float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
+    p_value = float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0  # pyright: ignore[reportUnknownMemberType]
     return PairedTest(interval, better, worse, p_value)

@@ -152,7 +152,8 @@ def open_reference(
 
 
 def _frozen(path: str, revision: str | None, policy: Policy, machine: Machine, config: RunConfig) -> Policy:
-    model = load_causal_lm(path, dtype=machine.dtype, revision=revision).to(machine.device)
+    model: Any = load_causal_lm(path, dtype=machine.dtype, revision=revision)
+    model = model.to(machine.device)
     return Policy(model, policy.pad_id, config.model.layout)
 
 
@@ -256,10 +257,10 @@ def build(config: RunConfig, method: Method, prepared: Prepared) -> tuple[Job, P
     policy = open_policy(config, method, machine, int(prepared.tokenizer.pad_token_id))  # type: ignore[arg-type]
     reference = open_reference(config, method, policy, machine, prepared)
     objective = objective_for(config, method, policy, reference, prepared)
+    parts = {"loss": config.loss, "mixture": [t.model_dump() for t in config.mixture], "options": config.options}
     identity_of_run = {
         "method": method.name,
-        "loss": hash_json({"loss": config.loss, "mixture": [t.model_dump() for t in config.mixture],
-                           "options": config.options}),  # fmt: skip
+        "loss": hash_json(parts),
         "reference": reference.identity if reference else "none",
         "model": identity(config.model.path, config.model.revision),
         "data": prepared.fingerprint,
@@ -276,6 +277,6 @@ def build(config: RunConfig, method: Method, prepared: Prepared) -> tuple[Job, P
         maximise=method.maximise if config.eval.metric in (None, method.metric) else "loss" not in config.eval.metric,
         identity=identity_of_run,
     )
-    check_start(job, policy, prepared, expects_zero=config.model.reference in ("auto", "copy", "adapter-off", "precomputed"))  # fmt: skip
+    own = config.model.reference in ("auto", "copy", "adapter-off", "precomputed")
+    check_start(job, policy, prepared, expects_zero=own)
     return job, policy
-

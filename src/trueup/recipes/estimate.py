@@ -102,7 +102,15 @@ def _lora_parameters(config: RunConfig, shape: Any) -> int:
     assert config.lora is not None
     hidden, inner = shape.hidden_size, shape.intermediate_size
     kv = hidden * getattr(shape, "num_key_value_heads", shape.num_attention_heads) // shape.num_attention_heads
-    sides = [(hidden, hidden), (hidden, kv), (hidden, kv), (hidden, hidden), (hidden, inner), (hidden, inner), (inner, hidden)]
+    sides = [
+        (hidden, hidden),
+        (hidden, kv),
+        (hidden, kv),
+        (hidden, hidden),
+        (hidden, inner),
+        (hidden, inner),
+        (inner, hidden),
+    ]
     return config.lora.rank * shape.num_hidden_layers * sum(a + b for a, b in sides)
 
 
@@ -134,6 +142,6 @@ def matmul_rate(dtype: torch.dtype, size: int = 1024) -> float:
     best = 0.0
     for _ in range(5):
         begun = time.perf_counter()
-        a @ b
+        torch.mm(a, b)
         best = max(best, 2 * size**3 / (time.perf_counter() - begun))
     return best

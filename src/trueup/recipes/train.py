@@ -209,4 +209,3 @@ def _publish(
         steps=progress.loop.step,
     )
     save_result(policy.model, prepared.tokenizer, folder.model, card=lambda path: write_card(path, info))
-

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 
 from trueup.config import TrainConfig
-from trueup.ops.stats import bootstrap_mean
-from trueup.train.loop import Objective, split
+from trueup.ops.stats import Interval, bootstrap_mean, wilson
+from trueup.train.loop import Objective, RowIn, split
 
 RowT = TypeVar("RowT")
 
 
-class Evaluable(Objective[RowT], Protocol[RowT]):
+class Evaluable(Objective[RowIn], Protocol[RowIn]):
     """An objective that can also tell its figures row by row."""
 
-    def figures(self, rows: Sequence[RowT]) -> dict[str, torch.Tensor]:
+    def figures(self, rows: Sequence[RowIn]) -> dict[str, torch.Tensor]:
         """``[B]`` by name; ``weight`` (tokens), if present, weighs the loss."""
         ...
 
@@ -43,8 +43,8 @@ def row_figures(objective: Evaluable[RowT], rows: Sequence[RowT], config: TrainC
     pieces: list[tuple[list[int], dict[str, torch.Tensor]]] = []
     for start in range(0, len(rows), 256):
         block = rows[start : start + 256]
-        for part in split(objective, block, config, None):
-            pieces.append(([start + i for i in part], objective.figures([block[i] for i in part])))
+        parts = split(objective, block, config, None)
+        pieces += [([start + i for i in part], objective.figures([block[i] for i in part])) for part in parts]
     arrays: dict[str, np.ndarray] = {}
     for places, figures in pieces:
         for name, values in figures.items():
@@ -56,7 +56,17 @@ def summarise(arrays: Mapping[str, np.ndarray], clusters: Sequence[str], seed: i
     """Mean and interval of each figure; ``clusters`` names each row's prompt."""
     weight = arrays.get("weight")
     return {
-        name: Figure(*bootstrap_mean(values, clusters=clusters, weights=weight, seed=seed), n=len(values))
+        name: Figure(*_interval(name, values, clusters, weight, seed), n=len(values))
         for name, values in arrays.items()
         if name != "weight"
     }
+
+
+def _interval(name: str, values: np.ndarray, clusters: Sequence[str], weight: np.ndarray | None, seed: int) -> Interval:
+    """Wilson's for a rate over independent rows (which stays within 0 and 1), else the cluster bootstrap."""
+    if name.endswith("accuracy"):
+        if len(set(clusters)) == len(values):
+            return wilson(float(values.sum()), len(values))
+        mean, low, high = bootstrap_mean(values, clusters=clusters, seed=seed)
+        return Interval(mean, max(0.0, low), min(1.0, high))
+    return bootstrap_mean(values, clusters=clusters, weights=weight, seed=seed)

@@ -26,6 +26,7 @@ from trueup.types import Step
 log = logging.getLogger(__name__)
 
 RowT = TypeVar("RowT")
+RowIn = TypeVar("RowIn", contravariant=True)
 Sums = Mapping[str, tuple[float, float]]  # name -> (sum, count); the metric is sum / count over the step
 
 NONFINITE_LIMIT = 3
@@ -44,22 +45,22 @@ class Share:
     sums: Sums
 
 
-class Objective(Protocol[RowT]):
-    """What a method computes from rows of type ``RowT``."""
+class Objective(Protocol[RowIn]):
+    """What a method computes from rows of type ``RowIn``."""
 
-    def length(self, row: RowT) -> int:
+    def length(self, row: RowIn) -> int:
         """Tokens that the row costs in memory."""
         ...
 
-    def identity(self, row: RowT) -> str:
+    def identity(self, row: RowIn) -> str:
         """The row's id, for reports."""
         ...
 
-    def begin(self, step: int, batch: Sequence[RowT], parts: Sequence[Sequence[int]]) -> Any:
+    def begin(self, step: int, batch: Sequence[RowIn], parts: Sequence[Sequence[int]]) -> Any:
         """What must be known of the whole global batch before its first gradient (denominators, KTO's KL)."""
         ...
 
-    def share(self, batch: Sequence[RowT], part: Sequence[int], begun: Any) -> Share:
+    def share(self, batch: Sequence[RowIn], part: Sequence[int], begun: Any) -> Share:
         """The contribution of the rows at ``part`` of the batch."""
         ...
 
@@ -177,9 +178,7 @@ def _accumulate(
         log.warning("step %d: out of memory; repeating it with at most %d rows at a time", index, state.cap)
 
 
-def split(
-    objective: Objective[RowT], batch: Sequence[RowT], config: TrainConfig, cap: int | None
-) -> list[list[int]]:
+def split(objective: Objective[RowT], batch: Sequence[RowT], config: TrainConfig, cap: int | None) -> list[list[int]]:
     """Cuts a global batch into micro-batches: by rows if told so, else by tokens."""
     lengths = [objective.length(r) for r in batch]
     limits = [x for x in (config.micro_batch, cap) if x is not None]
@@ -189,7 +188,7 @@ def split(
 def _try(
     objective: Objective[RowT], batch: Sequence[RowT], parts: Sequence[Sequence[int]], index: int
 ) -> _Accumulated | None:
-    """None on out-of-memory. (The exception must be gone before the retry: it holds the graph alive.)"""
+    """None on out-of-memory: the exception must be gone before the retry, because it holds the graph alive."""
     done = _Accumulated(tokens=sum(objective.length(r) for r in batch))
     try:
         begun = objective.begin(index, batch, parts)

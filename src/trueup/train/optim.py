@@ -54,7 +54,7 @@ class Optimizer:
             if self.masters[name] is not p
         ]
 
-    def _collector(self, name: str):  # noqa: ANN202
+    def _collector(self, name: str):
         master = self.masters[name]
 
         def collect(parameter: torch.Tensor) -> None:
@@ -86,7 +86,8 @@ class Optimizer:
         norm = float(torch.nn.utils.get_total_norm(grads, foreach=True))
         if math.isfinite(norm):
             if norm > self.config.max_grad_norm:
-                torch._foreach_mul_(grads, self.config.max_grad_norm / norm)
+                for grad in grads:
+                    grad.mul_(self.config.max_grad_norm / norm)
             for group in self.adam.param_groups:
                 group["lr"] = lr
             self.adam.step()

@@ -1,9 +1,9 @@
 """DPO and every other pairwise method: the same step, another loss.
 
-    for a global batch of pairs (x, yc, yr):
-        π = log-probabilities of yc and yr under the policy     (prompt computed once)
-        ρ = the same under the reference, without gradient
-        loss = mean over pairs of ℓ(π, ρ)
+for a global batch of pairs (x, yc, yr):
+    π = log-probabilities of yc and yr under the policy     (prompt computed once)
+    ρ = the same under the reference, without gradient
+    loss = mean over pairs of ℓ(π, ρ)
 """
 
 from __future__ import annotations
