@@ -80,7 +80,8 @@ def objective_for(job: str, policy: Policy, model_path: str, dtype: torch.dtype,
         return RewardObjective(policy, REWARD["reward"].fn)
     if job == "kto":
         loss = partial(UNPAIRED["kto"].fn, beta=0.1)
-        return UnpairedObjective(policy, reference(), loss, unpaired_metrics, needs_kl=True, others=rows, seed=0)
+        figures = partial(unpaired_metrics, beta=0.1)
+        return UnpairedObjective(policy, reference(), loss, figures, needs_kl=True, others=rows, seed=0)
     loss = partial(PREFERENCE[job].fn, beta=0.1) if job == "dpo" else PREFERENCE[job].fn
     return PreferenceObjective(
         policy, reference() if job == "dpo" else None, loss, partial(preference_metrics, beta=0.1)

@@ -80,12 +80,12 @@ class TrainConfig(Section):
 class LoraConfig(Section):
     """Low-rank adapters (PEFT). Present means used."""
 
-    rank: int = Field(default=16, ge=1)
-    alpha: float = Field(default=32.0, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    targets: str | tuple[str, ...] = Field(default="all-linear")
-    dora: bool = False
-    rslora: bool = False
+    rank: int = Field(default=16, ge=1, description="rank of the adapters")
+    alpha: float = Field(default=32.0, gt=0, description="scale: the adapter counts alpha / rank")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="on the adapter's input")
+    targets: str | tuple[str, ...] = Field(default="all-linear", description="layers that get an adapter")
+    dora: bool = Field(default=False, description="weight-decomposed adapters (arXiv 2402.09353)")
+    rslora: bool = Field(default=False, description="scale alpha / sqrt(rank) (arXiv 2312.03732)")
     quantize: Literal["none", "4bit"] = Field(default="none", description="4bit needs bitsandbytes (QLoRA)")
 
 
@@ -103,15 +103,17 @@ class SaveConfig(Section):
 
     every: int = Field(default=0, ge=0, description="steps between checkpoints; 0: only at the end and on signals")
     keep: int = Field(default=2, ge=1, description="newest checkpoints kept; the best is kept besides")
-    sinks: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()
+    sinks: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = Field(
+        default=(), description="where figures go besides the run folder"
+    )
 
 
 class LossTerm(Section):
     """One term of a weighted mixture of losses."""
 
-    name: str
-    weight: float = 1.0
-    arguments: dict[str, Any] = Field(default_factory=dict)
+    name: str = Field(description="a pairwise loss")
+    weight: float = Field(default=1.0, description="its weight; the method's own loss counts 1")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="its arguments")
 
 
 class RunConfig(Section):

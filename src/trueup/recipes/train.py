@@ -21,6 +21,7 @@ from trueup.runs.checkpoint import load_checkpoint, load_latest, step_folder
 from trueup.runs.encode import parse
 from trueup.runs.folder import RunFolder, write_json
 from trueup.runs.metrics import JsonlWriter
+from trueup.runs.sinks import open_sinks
 from trueup.runs.signals import Stop, stop_on_signals
 from trueup.train.evaluate import Figure
 from trueup.train.methods import METHODS, Method
@@ -122,7 +123,8 @@ def _drive(
         _samples(folder, policy, prepared, 0, method)
     else:
         results = _read_results(results_path, "before")
-    session = Session(folder, job, Progress(), listeners)
+    sinks = open_sinks(config.save.sinks, folder.config, folder.path)
+    session = Session(folder, job, Progress(), (*listeners, lambda step: sinks.log(step.index, step.metrics)))
     try:
         if checkpoint is not None:
             session.restore(checkpoint)
@@ -139,6 +141,7 @@ def _drive(
         return TrainResult(folder.path, steps, True, 0, results)
     finally:
         session.close()
+        sinks.close()
 
 
 def _run(session: Session, stop: Stop) -> bool:
