@@ -151,25 +151,28 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--no-parity", action="store_true")
+    parser.add_argument("--keep", action="store_true", help="add to the results that are there")
     parser.add_argument("--trl-env", type=Path, default=Path.home() / ".cache" / "trueup" / "bench-trl")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "training.json")
     arguments = parser.parse_args()
     trl, model = trl_python(arguments.trl_env), str(bundled_path())
     report: dict[str, Any] = {"machine": machine(), "trl": TRL, "pairs": arguments.pairs, "speed": [], "parity": []}
+    if arguments.keep and arguments.out.exists():
+        report = json.loads(arguments.out.read_text())  # each ratio is within one job's run; other jobs' stay
     with tempfile.TemporaryDirectory() as scratch:
         rows = Path(scratch) / "rows.jsonl"
         write_rows(rows, arguments.data, arguments.pairs, model, 512, 512)
         for entry in arguments.jobs:
             name, precision = entry.split("/")
             result = speed(name, precision, arguments.rounds, model=model, rows=rows, trl=trl)
-            report["speed"].append(result)
+            report["speed"] = [e for e in report["speed"] if (e["job"], e["precision"]) != (name, precision)] + [result]
             print(
                 f"{entry}: {result['speed_ratio']:.2f}x TRL at {result['memory_ratio']:.2f} of its memory", flush=True
             )
             save(arguments.out, report)
         write_rows(rows, arguments.data, 40, model, 512, 192)
         for name in [] if arguments.no_parity else ["dpo", "kto", "orpo", "sft", "reward"]:
-            report["parity"].append(parity(name, model, rows, trl))
+            report["parity"] = [e for e in report["parity"] if e["job"] != name] + [parity(name, model, rows, trl)]
             print(f"parity {name}: {report['parity'][-1]['largest_difference']:.2e}", flush=True)
             save(arguments.out, report)
 

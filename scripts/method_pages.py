@@ -1,6 +1,6 @@
 """Writes docs/methods/*.md: the prose below, and tables read from the registries so that they cannot drift.
 
-    python scripts/method_pages.py
+python scripts/method_pages.py
 """
 
 from __future__ import annotations
@@ -90,7 +90,11 @@ METRICS = {
                ("score/chosen", "drifts freely unless centred"), ("score/rejected", "below score/chosen")],
     "Likelihoods": [("loss", "nats a trained token; falls, 1 to 2.5 for chat"), ("trained_tokens", "trained tokens of the batch")],
 }  # fmt: skip
-COMMON = [("grad_norm", "before clipping; spikes point at odd rows"), ("lr", "as scheduled"), ("tokens", "tokens computed in the step")]
+COMMON = [
+    ("grad_norm", "before clipping; spikes point at odd rows"),
+    ("lr", "as scheduled"),
+    ("tokens", "tokens computed in the step"),
+]
 KL = ("kl", "batch estimate before clamping, nats a sequence; small, may be below 0 early")
 
 
@@ -111,9 +115,13 @@ def page(name: str) -> str:
         rows.append("\n## Options (`options.*`)\n\n| option | what |\n|---|---|")
         rows += [f"| `{o}` | {OPTIONS[o]} |" for o in sorted(loss.options)]
     rows.append("\n## Logged\n\n| metric | healthy |\n|---|---|")
-    rows += [f"| `{m}` | {text} |" for m, text in [*METRICS[loss.eats.__name__], *([KL] if loss.needs_kl else []), *COMMON]]
+    rows += [
+        f"| `{m}` | {text} |" for m, text in [*METRICS[loss.eats.__name__], *([KL] if loss.needs_kl else []), *COMMON]
+    ]
     rows.append(f"\nReference policy: {'needed' if loss.reference else 'none'}. Rows: {loss.eats.__name__}.")
-    rows.append(f"\n## Differences from other implementations\n\n{loss.differences or 'None known that changes a number.'}")
+    rows.append(
+        f"\n## Differences from other implementations\n\n{loss.differences or 'None known that changes a number.'}"
+    )
     rows.append(f"\n## Source\n\n{loss.source}")
     return "\n".join(rows) + "\n"
 

@@ -33,7 +33,9 @@ def page() -> str:
     """The whole page."""
     parts = [HEAD]
     for name, section in SECTIONS.items():
-        parts.append(f"\n## {name}\n\n{(section.__doc__ or '').strip()}\n\n| setting | type | default | what |\n|---|---|---|---|\n")
+        parts.append(
+            f"\n## {name}\n\n{(section.__doc__ or '').strip()}\n\n| setting | type | default | what |\n|---|---|---|---|\n"
+        )
         parts += [_line(name, key, field) for key, field in section.model_fields.items()]
     return "".join(parts)
 

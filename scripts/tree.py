@@ -111,7 +111,9 @@ def main() -> None:
     block = f"<!-- tree -->\n```text\n{tree()}\n```\n<!-- /tree -->"
     for name in ("README.md", "docs/ARCHITECTURE.md"):
         path = ROOT / name
-        text = re.sub(r"<!-- tree -->.*<!-- /tree -->", lambda _: block, path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        text = re.sub(
+            r"<!-- tree -->.*<!-- /tree -->", lambda _: block, path.read_text(encoding="utf-8"), flags=re.DOTALL
+        )
         path.write_text(text, encoding="utf-8")
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch.nn.functional import logsigmoid
 
-from trueup.losses.preference import lengths, logratios
+from trueup.losses.preference import lengths, logratios, widened
 from trueup.tensors import Pairs
 
 Divergence = Literal["reverse_kl", "forward_kl", "js", "alpha"]
@@ -90,9 +90,11 @@ def length_normalised(pairs: Pairs) -> Pairs:
 
 
 def without_reference(pairs: Pairs) -> Pairs:
-    """The reference taken as uniform: its log-probabilities are 0."""
+    """The reference taken as uniform: its log-probabilities are 0, over the common length too."""
     zero = torch.zeros_like(pairs.policy_chosen)
-    return pairs.replace(reference_chosen=zero, reference_rejected=zero)
+    return pairs.replace(
+        reference_chosen=zero, reference_rejected=zero, reference_chosen_common=zero, reference_rejected_common=zero
+    )
 
 
 def divergence_scored(pairs: Pairs, divergence: Divergence, alpha: float) -> Pairs:
@@ -118,7 +120,7 @@ def with_options(loss: PairLoss, options: Options) -> PairLoss:
     """A loss that applies the options first."""
 
     def optioned(pairs: Pairs) -> torch.Tensor:
-        seen = pairs
+        pairs = seen = widened(pairs)
         if options.reference_free:
             seen = without_reference(seen)
         if options.ld_alpha is not None:

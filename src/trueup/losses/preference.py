@@ -24,7 +24,7 @@ P = ParamSpec("P")
 PairFunction = Callable[Concatenate[Pairs, P], torch.Tensor]
 
 
-def _widened(pairs: Pairs) -> Pairs:
+def widened(pairs: Pairs) -> Pairs:
     """Half-precision fields as fp32."""
     changes = {
         name: value.float()
@@ -39,7 +39,7 @@ def pairwise(fn: PairFunction[P]) -> PairFunction[P]:
 
     @functools.wraps(fn)
     def loss(pairs: Pairs, *args: P.args, **kwargs: P.kwargs) -> torch.Tensor:
-        wide = _widened(pairs)
+        wide = widened(pairs)
         if wide.preference is None:
             return fn(wide, *args, **kwargs)
         hard, p = wide.replace(preference=None), wide.preference
@@ -81,6 +81,11 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def _smoothed(z: torch.Tensor, epsilon: float) -> torch.Tensor:
+    _require(0 <= epsilon < 0.5, f"label_smoothing must be in [0, 0.5), got {epsilon}")
+    return -(1 - epsilon) * logsigmoid(z) - epsilon * logsigmoid(-z)
+
+
 @pairwise
 def dpo(pairs: Pairs, *, beta: float = 0.1, label_smoothing: float = 0.0) -> RowFloat:
     """−(1−ε) log σ(βΔ) − ε log σ(−βΔ); ε = 0 is DPO (arXiv 2305.18290, eq. 7), ε > 0 cDPO (Mitchell 2023, eq. 3).
@@ -93,10 +98,8 @@ def dpo(pairs: Pairs, *, beta: float = 0.1, label_smoothing: float = 0.0) -> Row
     Raises:
         ValueError: ε outside [0, 0.5).
     """
-    _require(0 <= label_smoothing < 0.5, f"label_smoothing must be in [0, 0.5), got {label_smoothing}")
     c, r = logratios(pairs)
-    z = beta * (c - r)
-    return -(1 - label_smoothing) * logsigmoid(z) - label_smoothing * logsigmoid(-z)
+    return _smoothed(beta * (c - r), label_smoothing)
 
 
 @pairwise
@@ -180,17 +183,13 @@ def sppo(pairs: Pairs, *, beta: float = 0.1) -> RowFloat:
     return (c - 0.5 / beta).square() + (r + 0.5 / beta).square()
 
 
-def _smoothed(z: torch.Tensor, epsilon: float) -> torch.Tensor:
-    return -(1 - epsilon) * logsigmoid(z) - epsilon * logsigmoid(-z)
-
-
 def aot(pairs: Pairs, *, beta: float = 0.1, label_smoothing: float = 0.0) -> RowFloat:
     """δ = sort(πc − πr) − sort(ρc − ρr) over the batch, then DPO's form on βδ (arXiv 2406.05882, eq. 3).
 
     The k-th number belongs to the k-th quantile, not to the k-th row. Soft labels have no meaning here.
 
     Raises:
-        ValueError: soft labels, or no reference.
+        ValueError: soft labels, no reference, or ε outside [0, 0.5).
     """
     pairs = _hard(pairs)
     logratios(pairs)
@@ -204,7 +203,7 @@ def aot_unpaired(pairs: Pairs, *, beta: float = 0.1, label_smoothing: float = 0.
     """δ = sort(c) − sort(r) over the batch, then DPO's form on βδ (arXiv 2406.05882, eq. 5).
 
     Raises:
-        ValueError: soft labels, or no reference.
+        ValueError: soft labels, no reference, or ε outside [0, 0.5).
     """
     c, r = logratios(_hard(pairs))
     return _smoothed(beta * (c.sort().values - r.sort().values), label_smoothing)
@@ -213,7 +212,7 @@ def aot_unpaired(pairs: Pairs, *, beta: float = 0.1, label_smoothing: float = 0.
 def _hard(pairs: Pairs) -> Pairs:
     if pairs.preference is not None:
         raise ValueError("aot sorts the batch and cannot take soft labels (preference); use dpo")
-    return _widened(pairs)
+    return widened(pairs)
 
 
 @pairwise

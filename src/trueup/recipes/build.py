@@ -95,13 +95,23 @@ def open_policy(config: RunConfig, method: Method, machine: Machine, pad_id: int
     if config.lora is not None:
         model = add_lora(model, config.lora, config.train.seed)
     if config.train.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        _checkpoint_activations(model)
         if config.lora is not None:
             model.enable_input_require_grads()
     policy = Policy(model.to(machine.device), pad_id, config.model.layout)
     model.train(config.train.gradient_checkpointing or (config.lora is not None and config.lora.dropout > 0))
     _no_dropout(policy.inner, keep_lora=config.lora is not None)
     return policy
+
+
+def _checkpoint_activations(model: Any) -> None:
+    """Under the name it has from transformers 5.23 on, or the one before."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    settings = {"use_reentrant": False}
+    if hasattr(inner, "activation_checkpointing_enable"):
+        inner.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
+    else:
+        inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
 
 
 def _no_dropout(model: torch.nn.Module, *, keep_lora: bool) -> None:

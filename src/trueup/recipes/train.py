@@ -21,8 +21,8 @@ from trueup.runs.checkpoint import load_checkpoint, load_latest, step_folder
 from trueup.runs.encode import parse
 from trueup.runs.folder import RunFolder, write_json
 from trueup.runs.metrics import JsonlWriter
-from trueup.runs.sinks import open_sinks
 from trueup.runs.signals import Stop, stop_on_signals
+from trueup.runs.sinks import open_sinks
 from trueup.train.evaluate import Figure
 from trueup.train.methods import METHODS, Method
 
