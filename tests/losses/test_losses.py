@@ -143,6 +143,29 @@ def test_every_registered_loss_has_a_worked_example() -> None:
     assert worked == {*PREFERENCE, *UNPAIRED, *REWARD, *SUPERVISED}
 
 
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "robust": {"beta": 0.1, "label_smoothing": 0.1},
+    "dpo": {"beta": 0.1, "label_smoothing": 0.0},
+    "aot": {"beta": 0.1, "label_smoothing": 0.0},
+    "aot_unpaired": {"beta": 0.1, "label_smoothing": 0.0},
+    "exo": {"beta": 0.1, "label_smoothing": 1e-3},
+    "ipo": {"beta": 0.1, "average": False},
+    "discopop": {"beta": 0.1, "tau": 0.05},
+    "simpo": {"beta": 2.0, "gamma": 0.5},
+    "cpo": {"beta": 0.1, "alpha": 1.0},
+    "kto": {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0},
+    "apo_zero_unpaired": {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0},
+    "reward": {"centring": 0.0},
+    "sft": {},
+}
+
+
+@pytest.mark.parametrize("name", [*PREFERENCE, *UNPAIRED, *REWARD, *SUPERVISED])
+def test_defaults_are_frozen(name: str) -> None:
+    loss = {**PREFERENCE, **UNPAIRED, **REWARD, **SUPERVISED}[name]
+    assert loss.arguments == DEFAULTS.get(name, {"beta": 0.1})
+
+
 @pytest.mark.parametrize(
     ("divergence", "value"),
     [("reverse_kl", 0.620957047789532), ("forward_kl", 0.631154383572105), ("js", 0.660652162510155),
@@ -268,7 +291,8 @@ def test_bf16_is_computed_in_fp32() -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "word"),
     [("dpo", {"label_smoothing": 0.5}, "label_smoothing"), ("robust", {"label_smoothing": 0.5}, "label_smoothing"),
-     ("aot", {"label_smoothing": 0.5}, "label_smoothing"), ("aot_unpaired", {"label_smoothing": -0.1}, "label_smoothing"),
+     ("aot", {"label_smoothing": 0.5}, "label_smoothing"),
+     ("aot_unpaired", {"label_smoothing": -0.1}, "label_smoothing"),
      ("exo", {"label_smoothing": 0.0}, "label_smoothing"), ("ipo", {"beta": 0.0}, "beta"),
      ("sppo", {"beta": 0.0}, "beta"), ("discopop", {"tau": 0.0}, "tau")],
 )  # fmt: skip
@@ -365,10 +389,13 @@ def test_sft_term_and_mixture_add_up() -> None:
 
 
 def test_options_refuse_nonsense() -> None:
-    wrong: list[dict[str, Any]] = [{"ld_alpha": 2.0}, {"sft_weight": -1.0}, {"f_divergence": "forward"}]
-    for arguments in wrong:
+    for arguments in ({"ld_alpha": 2.0}, {"ld_alpha": -0.1}, {"sft_weight": -1.0}):
         with pytest.raises(ValueError, match=next(iter(arguments))):
-            Options(**arguments)
+            Options(**arguments)  # type: ignore[arg-type]
+    misspelt = Options()
+    object.__setattr__(misspelt, "f_divergence", "forward")  # the suite's type checks stop the plain way earlier
+    with pytest.raises(ValueError, match="f_divergence must be reverse_kl"):
+        misspelt.__post_init__()
     with pytest.raises(ValueError, match="alpha_coefficient"):
         Options(alpha_coefficient=0.3).used()
     assert Options(f_divergence="alpha", alpha_coefficient=0.3).used() == {"f_divergence"}
