@@ -8,6 +8,9 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 from trueup.errors import ConfigError
 from trueup.losses import PREFERENCE, REWARD, SUPERVISED, UNPAIRED, Loss
@@ -15,6 +18,7 @@ from trueup.tensors import Labels, Likelihoods, Pairs, Scores
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 ALL: dict[str, Loss] = {**SUPERVISED, **REWARD, **PREFERENCE, **UNPAIRED}
+COLUMNS = ("name", "rows", "reference", "title", "source")
 
 
 def _row(*values: float) -> torch.Tensor:
@@ -54,26 +58,48 @@ def _facts(name: str, loss: Loss) -> dict[str, Any]:
     }
 
 
-def list_losses(as_json: bool = False) -> None:
-    """Prints every loss, a line each."""
+def _cells(name: str, loss: Loss) -> tuple[str, ...]:
+    return (name, loss.eats.__name__, "needed" if loss.reference else "-", loss.title, loss.source)
+
+
+def list_losses(as_json: bool = False, console: Console | None = None) -> None:
+    """Prints every loss: a table on a terminal, a line each elsewhere.
+
+    Args:
+        as_json: one JSON list instead, with everything :func:`show_loss` tells.
+        console: where to; standard output if None.
+    """
     if as_json:
         print(json.dumps([_facts(n, loss) for n, loss in ALL.items()], ensure_ascii=False))
         return
-    width = max(map(len, ALL))
-    for name, loss in ALL.items():
-        reference = "reference" if loss.reference else "-"
-        print(f"{name:<{width}}  {loss.eats.__name__:<11}  {reference:<9}  {loss.title}")
+    out = console or Console()
+    rows = [_cells(name, loss) for name, loss in ALL.items()]
+    if out.is_terminal:
+        table = Table(*COLUMNS, box=box.SIMPLE, pad_edge=False)
+        for row in rows:
+            table.add_row(*row)
+        out.print(table, markup=False)
+        return
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        out.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
 
 
 def show_loss(name: str, as_json: bool = False) -> None:
     """Prints equation, arguments, source and a worked example, computed now.
+
+    Args:
+        name: a registered loss.
+        as_json: as one JSON object.
 
     Raises:
         ConfigError: no such loss.
     """
     if name not in ALL:
         close = difflib.get_close_matches(name, ALL, 1, 0.4)
-        raise ConfigError(f"{name!r} is no loss" + (f" (did you mean {close[0]}?)" if close else ""))
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(ALL)}"
+        raise ConfigError(f"{name!r} is no loss ({hint})")
     facts = _facts(name, ALL[name])
     if as_json:
         print(json.dumps(facts, ensure_ascii=False))
@@ -81,8 +107,9 @@ def show_loss(name: str, as_json: bool = False) -> None:
     arguments = ", ".join(f"{k} = {v}" for k, v in facts["arguments"].items()) or "none"
     values = ", ".join(f"{v:.12f}" for v in facts["example"]["value"])
     print(f"{name}: {facts['title']}\n\n  {facts['equation']}\n")
+    print(f"rows        {facts['eats']}\nreference   {'needed' if facts['reference'] else 'none'}")
     print(f"arguments   {arguments}\noptions     {', '.join(facts['options']) or 'none'}")
-    print(f"reference   {'needed' if facts['reference'] else 'none'}\nsource      {facts['source']}")
+    print(f"source      {facts['source']}")
     if facts["differences"]:
         print(f"note        {facts['differences']}")
     print(f"example     {facts['example']['given']}  ->  {values}")
