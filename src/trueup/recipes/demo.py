@@ -18,7 +18,7 @@ def demo_config() -> RunConfig:
         model=ModelConfig(path="bundled:smollm2-135m-instruct"),
         data=DataConfig(path=str(folder / "train.jsonl"), eval_path=str(folder / "held_out.jsonl"), max_length=512),
         loss={"beta": 0.1},
-        train=TrainConfig(lr=5e-6, batch_size=8, epochs=1.5, seed=0),
+        train=TrainConfig(lr=2e-5, batch_size=8, epochs=1.5, seed=0),
     )
 
 
