@@ -106,7 +106,8 @@ UNPAIRED: dict[str, Loss] = {
     "kto": Loss(
         kto, Labels, "Kahneman-Tversky Optimisation", "good: λD[1 − σ(β(r − z))]; bad: λU[1 − σ(β(z − r))]",
         "Ethayarajh et al. 2024, arXiv 2402.01306, eq. 8",
-        "z is estimated on mismatched pairs of the global batch, drawn anew at every step; TRL rotates fixed blocks.",
+        "z is estimated on mismatched pairs of the global batch, drawn anew at every step; TRL rotates fixed blocks "
+        "of rows. Liger's fused form ignores the class weights.",
         needs_kl=True),
     "apo_zero_unpaired": Loss(
         apo_zero_unpaired, Labels, "Anchored preference optimisation on single completions",
@@ -117,13 +118,17 @@ REWARD: dict[str, Loss] = {
     "reward": Loss(
         bradley_terry, Scores, "Bradley-Terry reward model", "−log σ(rc − rr − m) + k (rc + rr)²",
         "Ouyang et al. 2022, arXiv 2203.02155, eq. 1; margin: Touvron et al. 2023, arXiv 2307.09288, eq. 2; "
-        "centring: Eisenstein et al. 2023, arXiv 2312.09244", reference=False),
+        "centring: Eisenstein et al. 2023, arXiv 2312.09244",
+        "OpenRLHF's log-exp form ignores the margin and overflows; TRL filters rows beyond max_length out.",
+        reference=False),
 }  # fmt: skip
 
 SUPERVISED: dict[str, Loss] = {
     "sft": Loss(
         nll, Likelihoods, "Supervised fine-tuning", "−Σ_t log π(y_t | x, y_<t), over the tokens of the batch",
-        "Ouyang et al. 2022, arXiv 2203.02155, section 3.5", reference=False),
+        "Ouyang et al. 2022, arXiv 2203.02155, section 3.5",
+        "Divided by the trained tokens of the global batch, so cutting it into micro-batches changes nothing; a mean "
+        "of micro-batch means, as in older loops, weighs tokens of short batches more.", reference=False),
 }  # fmt: skip
 
 __all__ = ["PREFERENCE", "REWARD", "SUPERVISED", "UNPAIRED", "Loss"]
