@@ -6,6 +6,7 @@ Names are handed out when they are first used, so that ``import trueup`` (and ``
 from __future__ import annotations
 
 import importlib
+from importlib.metadata import version
 from typing import Any
 
 _HOMES = {
@@ -22,10 +23,12 @@ _HOMES = {
     "Step": "trueup.types",
     "TrueupError": "trueup.errors",
 }
-__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = sorted([*_HOMES, "__version__"])  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("trueup")
     if name not in _HOMES:
         raise AttributeError(f"module 'trueup' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
