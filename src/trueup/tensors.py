@@ -98,3 +98,35 @@ class Likelihoods:
 
     policy: RowFloat
     length: RowInt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Actions:
+    """Sampled tokens of a batch of answers, one after the other, ``[N]`` each; here a row is a token.
+
+    Attributes:
+        policy: log π(token) now, with gradient.
+        old: the same when it was sampled, detached.
+        advantage: how much better than expected the token was, detached.
+        reference: log-probability under the reference; None where no loss reads it.
+    """
+
+    policy: RowFloat
+    old: RowFloat
+    advantage: RowFloat
+    reference: RowFloat | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Values:
+    """Value estimates before each sampled token, ``[N]`` each.
+
+    Attributes:
+        value: V now, with gradient.
+        old: V when the answer was sampled.
+        returns: what came after.
+    """
+
+    value: RowFloat
+    old: RowFloat
+    returns: RowFloat

@@ -90,6 +90,7 @@ class Step:
         rows: ids of the rows of the global batch.
         timings: wall-clock figures of this step (seconds, tokens); never part of the reproducible record.
         skipped: True if the step was non-finite and no weight was changed.
+        samples: answers of this step for a person to read (methods that sample).
     """
 
     index: int
@@ -97,3 +98,4 @@ class Step:
     rows: tuple[str, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict[str, float])
     skipped: bool = False
+    samples: tuple[Mapping[str, Any], ...] = ()

@@ -32,6 +32,7 @@ def branching_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     groups: Groups | None = None,
+    seen: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """The attention function given to transformers.
@@ -45,17 +46,36 @@ def branching_attention(
         dropout: must be 0 with groups.
         scaling: factor of the dot products; None means d ** -0.5.
         groups: lengths (prefix, branch, ...) of each group of the row, in order.
+        seen: decoding, one query an answer: which keys it may look at, ``[B, L]`` bool; then ``query`` is
+            ``[B, heads, 1, d]`` and ``key`` ``[B, kv_heads, L, d]``.
         **kwargs: handed on to SDPA when ``groups`` is None.
 
     Returns:
         ``[1, T, heads, d]`` and None.
     """
+    if seen is not None:
+        return _decode(query, key, value, scaling, seen), None
     if groups is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     if query.is_cuda:
         return _flex(query, key, value, scaling, groups), None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return _GroupAttention.apply(query, key, value, scale, groups)[None], None  # pyright: ignore[reportOptionalSubscript]
+
+
+def _decode(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None, seen: torch.Tensor
+) -> torch.Tensor:
+    """One query an answer, query heads folded over their key head; ``[B, 1, heads, d]``."""
+    rows, heads, _, width = query.shape
+    kv_heads, length = key.shape[1:3]
+    scale = width**-0.5 if scaling is None else scaling
+    q = query.reshape(rows * kv_heads, heads // kv_heads, width)
+    scores = torch.bmm(q, key.reshape(rows * kv_heads, length, width).transpose(1, 2)).view(rows, heads, length)
+    scores = scores if scores.dtype == torch.float64 else scores.float()
+    scores = (scores * scale).masked_fill_(~seen[:, None], -torch.inf)
+    p = scores.softmax(-1).to(value.dtype).view(rows * kv_heads, -1, length)
+    return torch.bmm(p, value.reshape(rows * kv_heads, length, width)).view(rows, 1, heads, width)
 
 
 class _GroupAttention(torch.autograd.Function):

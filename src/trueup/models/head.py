@@ -1,7 +1,7 @@
 """Log-probabilities of given tokens from hidden states, without ever holding ``[rows, length, vocabulary]``.
 
 The language-model head is applied to the positions that predict a trained token, a chunk at a time. The backward pass
-recomputes each chunk: with p = softmax(z) and y the target, d log p_y / dz = 1_y − p.
+recomputes each chunk: with p = softmax(z) and y the target, d log p_y / dz = 1_y − p and dH / dz = −p (log p + H).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class TokenFigures:
     Attributes:
         logprob: log p(target), with gradient.
         collision: log Σ_v p_v², detached; None unless asked for.
-        entropy: −Σ p log p in nats, detached; None unless asked for.
+        entropy: H = −Σ p log p in nats, with gradient; None unless asked for.
     """
 
     logprob: torch.Tensor
@@ -101,15 +101,17 @@ class _Head(torch.autograd.Function):
                 p = z.exp()
                 collision[part] = p.square().sum(-1).log()
                 entropy[part] = -p.mul_(z).sum(-1)
-        ctx.save_for_backward(hidden, weight, bias, target, normaliser)
+        ctx.save_for_backward(hidden, weight, bias, target, normaliser, entropy)
         ctx.head, ctx.chunk = head, chunk
-        ctx.mark_non_differentiable(entropy, collision)
+        ctx.mark_non_differentiable(collision)
+        ctx.set_materialize_grads(False)  # an entropy that no loss reads costs nothing
         return logprob, entropy, collision
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
-        hidden, weight, bias, target, normaliser = ctx.saved_tensors
-        grad, head, n = grads[0], ctx.head, hidden.shape[0]
+        hidden, weight, bias, target, normaliser, entropy = ctx.saved_tensors
+        grad = torch.zeros_like(normaliser) if grads[0] is None else grads[0]
+        by_entropy, head, n = grads[1], ctx.head, hidden.shape[0]
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight = _Sum(weight, n > ctx.chunk) if wants_weight else None
@@ -117,8 +119,14 @@ class _Head(torch.autograd.Function):
         for part in _chunks(n, ctx.chunk):
             z = head.logits(hidden[part])
             slope = 1 - (z / head.softcap).square_() if head.softcap is not None else None
-            z = z.sub_(normaliser[part, None]).exp_().mul_(-grad[part, None])
+            z = z.sub_(normaliser[part, None])
+            spread = None
+            if by_entropy is not None:
+                spread = (z + entropy[part, None]).mul_(z.exp()).mul_(-by_entropy[part, None])
+            z = z.exp_().mul_(-grad[part, None])
             z.scatter_add_(1, target[part, None], grad[part, None])
+            if spread is not None:
+                z += spread
             if slope is not None:
                 z *= slope
             if head.scale != 1.0:

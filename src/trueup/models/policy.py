@@ -79,15 +79,36 @@ class Policy:
         laid = shared_layout(groups) if self.shared else rows_layout(groups, self.pad_id)
         return laid.to(self.device)
 
-    def hidden(self, layout: Layout) -> torch.Tensor:
-        """Last hidden states, flat ``[R * T, H]``."""
+    def hidden(self, layout: Layout, cache: Any = None) -> torch.Tensor:
+        """Last hidden states, flat ``[R * T, H]``; ``cache`` sees the keys and values of every layer."""
         extra: dict[str, Any] = {"attention_mask": layout.padding}
         if layout.groups is not None:
             extra = {"attention_mask": _NO_MASK.to(layout.ids.device), "groups": layout.groups}
         if layout.groups is not None or layout.padding is not None:
             extra["position_ids"] = layout.positions
-        output = self.decoder(input_ids=layout.ids, use_cache=False, **extra)
+        output = self.decoder(input_ids=layout.ids, use_cache=cache is not None, past_key_values=cache, **extra)
         return output.last_hidden_state.flatten(0, 1)
+
+    def hidden_step(
+        self, tokens: torch.Tensor, positions: torch.Tensor, seen: torch.Tensor, cache: Any
+    ) -> torch.Tensor:
+        """Last hidden states of one further token an answer, ``[B, H]``.
+
+        Args:
+            tokens: ``[B]``.
+            positions: of the tokens, ``[B]``.
+            seen: which keys of the cache each may look at, ``[B, L]`` bool.
+            cache: takes each layer's keys and values, and gives all there are.
+        """
+        output = self.decoder(
+            input_ids=tokens[:, None],
+            position_ids=positions[:, None],
+            attention_mask=_NO_MASK.to(tokens.device),
+            past_key_values=cache,
+            use_cache=True,
+            seen=seen,
+        )
+        return output.last_hidden_state[:, 0]
 
     def tokens(self, layout: Layout, *, extras: bool = False) -> TokenFigures:
         """Figures of every trained token, ``[N]``."""

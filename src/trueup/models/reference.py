@@ -41,6 +41,16 @@ class Reference(Protocol):
         ...
 
 
+class TokenReference(Protocol):
+    """A reference that can also tell every token's log-probability (policy gradients)."""
+
+    identity: str
+
+    def tokens(self, groups: Sequence[Branches]) -> torch.Tensor:
+        """``[N]``, sequence by sequence in the order of the groups' branches."""
+        ...
+
+
 class FrozenCopy:
     """A second model that never changes."""
 
@@ -55,6 +65,11 @@ class FrozenCopy:
         figures = self.policy.sequences(self.policy.layout(groups), common=common)
         return ReferenceFigures(figures.logprob, figures.common)
 
+    @torch.no_grad()
+    def tokens(self, groups: Sequence[Branches]) -> torch.Tensor:
+        """Log-probability of every trained token under the copy, ``[N]``."""
+        return self.policy.tokens(self.policy.layout(groups)).logprob
+
 
 class AdapterOff:
     """The policy's base, with its adapter switched off."""
@@ -68,6 +83,12 @@ class AdapterOff:
         with self.policy.adapter_off():
             figures = self.policy.sequences(self.policy.layout(groups), common=common)
         return ReferenceFigures(figures.logprob, figures.common)
+
+    @torch.no_grad()
+    def tokens(self, groups: Sequence[Branches]) -> torch.Tensor:
+        """Log-probability of every trained token under the base weights, ``[N]``."""
+        with self.policy.adapter_off():
+            return self.policy.tokens(self.policy.layout(groups)).logprob
 
 
 class Precomputed:

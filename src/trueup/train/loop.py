@@ -20,7 +20,7 @@ import torch
 from trueup.config import TrainConfig
 from trueup.data.order import micro_batches
 from trueup.errors import ResourceError, TrainingError
-from trueup.train.optim import Optimizer, learning_rate
+from trueup.train.optim import AnyOptimizer, learning_rate
 from trueup.types import Step
 
 log = logging.getLogger(__name__)
@@ -39,10 +39,12 @@ class Share:
     Attributes:
         loss: scalar with gradient; the shares of a step add up to its loss.
         sums: metrics as sums and counts, so that they too add up.
+        peaks: metrics of which the largest counts.
     """
 
     loss: torch.Tensor
     sums: Sums
+    peaks: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 class Objective(Protocol[RowIn]):
@@ -99,6 +101,7 @@ class Plan(Generic[RowT]):
 class _Accumulated:
     loss: float = 0.0
     sums: dict[str, list[float]] = field(default_factory=lambda: defaultdict(lambda: [0.0, 0.0]))
+    peaks: dict[str, float] = field(default_factory=dict[str, float])
     tokens: int = 0
     micro: int = 0
 
@@ -108,13 +111,15 @@ class _Accumulated:
         for name, (total, count) in share.sums.items():
             self.sums[name][0] += total
             self.sums[name][1] += count
+        for name, value in share.peaks.items():
+            self.peaks[name] = max(value, self.peaks.get(name, value))
 
     def metrics(self) -> dict[str, float]:
-        return {name: total / count for name, (total, count) in self.sums.items() if count}
+        return {**{name: total / count for name, (total, count) in self.sums.items() if count}, **self.peaks}
 
 
 def optimise(
-    objective: Objective[RowT], optimizer: Optimizer, plan: Plan[RowT], config: TrainConfig, state: LoopState
+    objective: Objective[RowT], optimizer: AnyOptimizer, plan: Plan[RowT], config: TrainConfig, state: LoopState
 ) -> Iterator[Step]:
     """Yields one :class:`Step` after each optimizer step, from ``state.step`` to ``plan.total``.
 
@@ -126,34 +131,81 @@ def optimise(
         index = state.step + 1
         begun_at = time.perf_counter()
         batch = plan.batch(index)
-        done = _accumulate(objective, optimizer, batch, config, state, index)
         rate = learning_rate(config, plan.peak_lr, index, plan.total)
-        norm = optimizer.step(rate) if math.isfinite(done.loss) else _discard(optimizer)
-        skipped = not (math.isfinite(done.loss) and math.isfinite(norm))
-        state.step, state.nonfinite = index, state.nonfinite + 1 if skipped else 0
+        taken = take_step(objective, optimizer, batch, config, state, index, rate)
+        state.step = index
         seconds = time.perf_counter() - begun_at
         yield Step(
             index=index,
-            metrics={"loss": done.loss, **done.metrics(), "grad_norm": norm, "lr": rate, "tokens": done.tokens},
+            metrics={**taken.metrics, "grad_norm": taken.norm, "lr": rate, "tokens": taken.tokens},
             rows=tuple(objective.identity(r) for r in batch),
-            timings={"seconds": seconds, "tokens_per_second": done.tokens / seconds, "micro_batches": done.micro},
-            skipped=skipped,
+            timings={"seconds": seconds, "tokens_per_second": taken.tokens / seconds, "micro_batches": taken.micro},
+            skipped=taken.skipped,
         )
-        if state.nonfinite >= NONFINITE_LIMIT:
-            raise TrainingError(
-                f"step {index}: the {NONFINITE_LIMIT}rd non-finite loss or gradient in a row; no weight was changed by "
-                f"them. Rows: {', '.join(objective.identity(r) for r in batch[:8])}. Lower train.lr or look at the rows"
-            )
+        stop_if_lost(state, index, [objective.identity(r) for r in batch])
 
 
-def _discard(optimizer: Optimizer) -> float:
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What one optimizer step did.
+
+    Attributes:
+        metrics: ``loss`` and the objective's own.
+        norm: of the gradient before clipping; nan if the loss was not finite.
+        skipped: not finite: no weight was changed.
+        tokens: computed in the step.
+        micro: micro-batches.
+    """
+
+    metrics: Mapping[str, float]
+    norm: float
+    skipped: bool
+    tokens: int
+    micro: int
+
+
+def take_step(
+    objective: Objective[RowT],
+    optimizer: AnyOptimizer,
+    batch: Sequence[RowT],
+    config: TrainConfig,
+    state: LoopState,
+    index: int,
+    rate: float,
+) -> Taken:
+    """One optimizer step on one global batch; ``state`` remembers caps and non-finite steps.
+
+    Raises:
+        ResourceError: out of memory with a single row.
+    """
+    done = _accumulate(objective, optimizer, batch, config, state, index)
+    norm = optimizer.step(rate) if math.isfinite(done.loss) else _discard(optimizer)
+    skipped = not (math.isfinite(done.loss) and math.isfinite(norm))
+    state.nonfinite = state.nonfinite + 1 if skipped else 0
+    return Taken({"loss": done.loss, **done.metrics()}, norm, skipped, done.tokens, done.micro)
+
+
+def stop_if_lost(state: LoopState, index: int, rows: Sequence[str]) -> None:
+    """Ends the run at the third non-finite step in a row.
+
+    Raises:
+        TrainingError: with the step and its rows.
+    """
+    if state.nonfinite >= NONFINITE_LIMIT:
+        raise TrainingError(
+            f"step {index}: the {NONFINITE_LIMIT}rd non-finite loss or gradient in a row; no weight was changed by "
+            f"them. Rows: {', '.join(rows[:8])}. Lower train.lr or look at the rows"
+        )
+
+
+def _discard(optimizer: AnyOptimizer) -> float:
     optimizer.zero()
     return math.nan
 
 
 def _accumulate(
     objective: Objective[RowT],
-    optimizer: Optimizer,
+    optimizer: AnyOptimizer,
     batch: Sequence[RowT],
     config: TrainConfig,
     state: LoopState,

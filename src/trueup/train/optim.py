@@ -77,23 +77,32 @@ class Optimizer:
         """The summed gradients."""
         return [m.grad for m in self.masters.values() if m.grad is not None]
 
+    def norm(self) -> float:
+        """Global norm of the summed gradients; 0 if there are none."""
+        grads = self.gradients()
+        return float(torch.nn.utils.get_total_norm(grads, foreach=True)) if grads else 0.0
+
     def step(self, lr: float) -> float:
         """Clips to the global norm and updates; returns the norm before clipping.
 
         A non-finite norm changes nothing: no weight, no moment.
         """
-        grads = self.gradients()
-        norm = float(torch.nn.utils.get_total_norm(grads, foreach=True))
+        norm = self.norm()
         if math.isfinite(norm):
-            if norm > self.config.max_grad_norm:
-                for grad in grads:
-                    grad.mul_(self.config.max_grad_norm / norm)
-            for group in self.adam.param_groups:
-                group["lr"] = lr
-            self.adam.step()
-            self._publish()
+            self.apply(lr, norm)
         self.zero()
         return norm
+
+    def apply(self, lr: float, norm: float) -> None:
+        """The update itself, with gradients clipped from ``norm``."""
+        excess = norm / self.config.max_grad_norm
+        device = next(iter(self.masters.values())).device
+        # The fused kernel divides by grad_scale as it reads a gradient: clipping costs no pass of its own.
+        self.adam.grad_scale = torch.tensor(excess, device=device) if excess > 1 else None  # type: ignore[attr-defined]
+        for group in self.adam.param_groups:
+            group["lr"] = lr
+        self.adam.step()
+        self._publish()
 
     @torch.no_grad()
     def _publish(self) -> None:
@@ -138,6 +147,57 @@ class Optimizer:
             name, key = flat.rsplit("//", 1)
             self.adam.state[self.masters[name]][key] = value.clone()
         self._publish()
+
+
+class Several:
+    """Optimizers of separate parts that step together: each clips its own gradients and has its own rate.
+
+    Args:
+        parts: by name: an optimizer and the factor on the learning rate. The first one's norm is reported.
+    """
+
+    def __init__(self, parts: Mapping[str, tuple[Optimizer, float]]) -> None:
+        self.parts = dict(parts)
+
+    def zero(self) -> None:
+        """Forgets all gradients."""
+        for part, _ in self.parts.values():
+            part.zero()
+
+    def step(self, lr: float) -> float:
+        """Updates every part, or none if any norm is not finite; the first part's norm (or the non-finite one)."""
+        norms = [part.norm() for part, _ in self.parts.values()]
+        bad = next((n for n in norms if not math.isfinite(n)), None)
+        if bad is None:
+            for (part, factor), norm in zip(self.parts.values(), norms, strict=True):
+                part.apply(lr * factor, norm)
+        self.zero()
+        return norms[0] if bad is None else bad
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Master weights of all parts by name."""
+        return {name: w for part, _ in self.parts.values() for name, w in part.weights().items()}
+
+    def moments(self) -> dict[str, torch.Tensor]:
+        """AdamW's state of all parts, flat."""
+        return {name: m for part, _ in self.parts.values() for name, m in part.moments().items()}
+
+    def load(self, weights: Mapping[str, torch.Tensor], moments: Mapping[str, torch.Tensor]) -> None:
+        """Takes back what :meth:`weights` and :meth:`moments` gave."""
+        for part, _ in self.parts.values():
+            own = set(part.masters)
+            part.load(
+                {n: w for n, w in weights.items() if n in own},
+                {n: m for n, m in moments.items() if n.rsplit("//", 1)[0] in own},
+            )
+
+    def give_masters(self) -> None:
+        """As :meth:`Optimizer.give_masters`, for all parts."""
+        for part, _ in self.parts.values():
+            part.give_masters()
+
+
+AnyOptimizer = Optimizer | Several
 
 
 def _master(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
