@@ -17,10 +17,11 @@ from trueup.config import TrainConfig
 from trueup.data.render import CompletionTokens, PairTokens
 from trueup.losses import PREFERENCE, REWARD, SUPERVISED, UNPAIRED
 from trueup.losses.metrics import preference_metrics, unpaired_metrics
+from trueup.models.layout import Branches
 from trueup.models.load import load_causal_lm, load_reward_model, load_tokenizer
 from trueup.models.policy import Policy
 from trueup.models.reference import FrozenCopy
-from trueup.train.loop import LoopState, Plan, optimise
+from trueup.train.loop import LoopState, Plan, Share, optimise
 from trueup.train.optim import Optimizer
 from trueup.train.preference import PreferenceObjective
 from trueup.train.reward import RewardObjective
@@ -70,6 +71,27 @@ def tokens_for(job: str, rows: list[dict], tokenizer) -> list:
     return made
 
 
+class OrpoAsTrl:
+    """ORPO with TRL's likelihood term: a mean over all tokens of prompt and chosen answer of the batch (parity only)."""
+
+    def __init__(self, ours: PreferenceObjective) -> None:
+        self.ours, self.policy = ours, ours.policy
+        self.length, self.identity = ours.length, ours.identity
+
+    def begin(self, _step, batch, _parts) -> tuple[int, int]:
+        return len(batch), sum(len(r.chosen.ids) - 1 for r in batch)
+
+    def share(self, batch, part, begun) -> Share:
+        rows = [batch[i] for i in part]
+        pairs = self.ours.pairs(rows)
+        odds = PREFERENCE["orpo"].fn(pairs) + pairs.policy_chosen / pairs.chosen_length
+        whole = [np.arange(len(r.chosen.ids)) > 0 for r in rows]
+        layout = self.policy.layout(
+            [Branches(r.chosen.ids[:0], (r.chosen.ids,), (m,)) for r, m in zip(rows, whole, strict=True)]
+        )
+        return Share(odds.sum() / begun[0] - self.policy.tokens(layout).logprob.sum() / begun[1], {})
+
+
 def objective_for(job: str, policy: Policy, model_path: str, dtype: torch.dtype, rows: list):
     def reference() -> FrozenCopy:
         return FrozenCopy(Policy(load_causal_lm(model_path, dtype=dtype), policy.pad_id), "start")
@@ -82,7 +104,11 @@ def objective_for(job: str, policy: Policy, model_path: str, dtype: torch.dtype,
         loss = partial(UNPAIRED["kto"].fn, beta=0.1)
         figures = partial(unpaired_metrics, beta=0.1)
         return UnpairedObjective(policy, reference(), loss, figures, needs_kl=True, others=rows, seed=0)
-    loss = partial(PREFERENCE[job].fn, beta=0.1) if job == "dpo" else PREFERENCE[job].fn
+    loss = partial(PREFERENCE["dpo"].fn, beta=0.1) if job == "dpo" else PREFERENCE["orpo"].fn
+    if job == "orpo-as-trl":
+        return OrpoAsTrl(
+            PreferenceObjective(policy, None, PREFERENCE["orpo"].fn, partial(preference_metrics, beta=0.1))
+        )
     return PreferenceObjective(
         policy, reference() if job == "dpo" else None, loss, partial(preference_metrics, beta=0.1)
     )
@@ -90,7 +116,7 @@ def objective_for(job: str, policy: Policy, model_path: str, dtype: torch.dtype,
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("job", choices=["dpo", "kto", "orpo", "sft", "reward"])
+    parser.add_argument("job", choices=["dpo", "kto", "orpo", "orpo-as-trl", "sft", "reward"])
     parser.add_argument("--model", required=True)
     parser.add_argument("--rows", required=True)
     parser.add_argument("--batch", type=int, default=4)

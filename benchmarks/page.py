@@ -58,7 +58,10 @@ def parity(report: dict[str, Any]) -> list[str]:
         return ["\n## Parity with TRL\n", "Not measured in this run."]
     lines = ["\n## Parity with TRL\n", "20 steps in fp32 from the same weights on the same batches of 2: largest difference "
              "of a step's loss.\n", "| job | largest difference | |", "|---|---|---|"]  # fmt: skip
-    why = {"orpo": "TRL averages the likelihood over prompt and chosen answer, we over the chosen answer"}
+    why = {
+        "orpo": "TRL averages the likelihood over prompt and chosen answer of the batch, we over the chosen answer; "
+        "`orpo-as-trl` is ours with TRL's average"
+    }
     for entry in report["parity"]:
         close = entry["largest_difference"] <= 1e-4
         note = "within 1e-4" if close else why.get(entry["job"], "not explained")

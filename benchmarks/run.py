@@ -139,6 +139,7 @@ def parity(name: str, model: str, rows: Path, trl: str) -> dict[str, Any]:
     """20 steps in fp32 from the same weights on the same batches: the largest difference of a step's loss."""
     extra = ["--batch", "2", "--limit", "40", "--lr", "1e-5"]
     ours, theirs = commands(name, "fp32", model, rows, trl, extra)
+    theirs[2] = name.removesuffix("-as-trl")
     a, b = job(ours)["losses"], job(theirs)["losses"]
     worst = max(abs(x - y) for x, y in zip(a, b, strict=True))
     return {"job": name, "steps": len(a), "largest_difference": worst, "ours": a, "trl": b}
@@ -151,6 +152,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--no-parity", action="store_true")
+    parser.add_argument("--parity", nargs="*", default=["dpo", "kto", "orpo", "orpo-as-trl", "sft", "reward"])
     parser.add_argument("--keep", action="store_true", help="add to the results that are there")
     parser.add_argument("--trl-env", type=Path, default=Path.home() / ".cache" / "trueup" / "bench-trl")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "training.json")
@@ -171,7 +173,7 @@ def main() -> None:
             )
             save(arguments.out, report)
         write_rows(rows, arguments.data, 40, model, 512, 192)
-        for name in [] if arguments.no_parity else ["dpo", "kto", "orpo", "sft", "reward"]:
+        for name in [] if arguments.no_parity else arguments.parity:
             report["parity"] = [e for e in report["parity"] if e["job"] != name] + [parity(name, model, rows, trl)]
             print(f"parity {name}: {report['parity'][-1]['largest_difference']:.2e}", flush=True)
             save(arguments.out, report)

@@ -78,6 +78,8 @@ def build(arguments: argparse.Namespace, rows: list[dict], losses: list[float]):
     extra = {"num_labels": 1} if arguments.job == "reward" else {}
     model = auto.from_pretrained(arguments.model, dtype=torch.float32, **extra)
     if arguments.job == "reward":
+        # where pad is the end token, transformers scores the token before the end, we the end: compare on equal terms
+        tokenizer.pad_token = tokenizer.unk_token
         model.config.pad_token_id = tokenizer.pad_token_id
         with torch.no_grad():
             model.score.weight.copy_(torch.linspace(-0.05, 0.05, model.score.weight.numel())[None])

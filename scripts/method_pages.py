@@ -10,13 +10,14 @@ from pathlib import Path
 
 import torch
 
-from trueup.losses import PREFERENCE, REWARD, SUPERVISED, UNPAIRED, Loss
+from trueup.losses import POLICY, PREFERENCE, REWARD, SUPERVISED, UNPAIRED, Loss
 from trueup.losses.options import Options
 from trueup.tensors import Pairs, Scores
 
 OUT = Path(__file__).parents[1] / "docs" / "methods"
-ALL: dict[str, Loss] = {**SUPERVISED, **REWARD, **PREFERENCE, **UNPAIRED}
-ROWS = {"Pairs": "pairs", "Labels": "labelled answers", "Scores": "pairs", "Likelihoods": "answers"}
+ALL: dict[str, Loss] = {**SUPERVISED, **REWARD, **PREFERENCE, **UNPAIRED, **POLICY}
+ROWS = {"Pairs": "pairs", "Labels": "labelled answers", "Scores": "pairs", "Likelihoods": "answers",
+        "Actions": "prompts"}  # fmt: skip
 
 # name -> (the idea, when to use it, when not)
 PROSE = {
@@ -125,6 +126,26 @@ PROSE = {
         "Labelled single answers when the KL estimate is too noisy, or time is short: it needs no forward passes of mismatched rows.",
         "The policy shall be allowed to drift as a whole: kto moves its anchor along, this does not.",
     ),
+    "ppo": (
+        "Sample answers, score them, and raise the probability of tokens that did better than a learned value function expected; the clip keeps one batch from moving the policy far, the KL in the reward keeps the whole run near its reference.",
+        "A reward model or rule that is worth climbing, several epochs on each batch of answers, and credit within long answers: the value model says which token helped.",
+        "Pairs and nothing that scores: dpo. Short answers with one score each: rloo does as well with one model fewer.",
+    ),
+    "rloo": (
+        "The baseline of an answer is the mean reward of the other answers to the same prompt: unbiased, and no value model to train or keep in memory.",
+        "The default among the online methods for short answers: `sample.n` of 4 or more, a reward model or rule.",
+        "One answer a prompt is all that can be paid for: ppo or reinforce. All answers to a prompt get the same score (`groups/equal` near 1): nothing is learnt.",
+    ),
+    "grpo": (
+        "As rloo, but rewards are divided by the group's standard deviation, so that every prompt with any difference among its answers counts alike; the KL is a term of the loss.",
+        "Right-or-wrong rewards (arithmetic, code, format) with 4 to 16 answers a prompt.",
+        "Groups with tiny differences: dividing by their deviation blows noise up to full size. Lengths that must not drift: the mean answer by answer favours long wrong answers (`policy.average tokens` does not).",
+    ),
+    "reinforce": (
+        "The plain policy gradient with the batch's mean reward as baseline: no ratio, no clip.",
+        "As the measure of what the others add; one pass a batch.",
+        "More than one pass over a batch (`policy.epochs`): without a ratio the second pass is biased.",
+    ),
 }
 
 LEASH = ("0.01 to 0.5", "strength of the leash: the larger, the closer the policy stays to the reference")
@@ -139,6 +160,8 @@ ARGUMENTS: dict[str, tuple[str, str]] = {
     "desirable_weight": ("0.5 to 4", "λD, weight of good rows; keep λD·nD / (λU·nU) in [1, 4/3]"),
     "undesirable_weight": ("0.5 to 4", "λU, weight of bad rows"),
     "centring": ("0 to 0.01", "k, pulls the mean score of a pair to zero"),
+    "clip_low": ("0.1 to 0.3", "εl: a ratio below 1 − εl gives no gradient where the advantage is negative"),
+    "clip_high": ("0.1 to 0.3", "εh: a ratio above 1 + εh gives no gradient where the advantage is positive"),
 }
 SPECIAL: dict[str, dict[str, tuple[str, str]]] = {
     "ipo": {"beta": TARGET},
@@ -191,6 +214,31 @@ METRICS: dict[str, dict[str, str]] = {
         "loss": "nats a trained token; falls, 1 to 2.5 for chat; rising held out is memorising",
         "trained_tokens": "trained tokens of the batch; steady",
     },
+    "Actions": {
+        "loss": "of no meaning by itself; finite",
+        "loss/policy": "near 0",
+        "score": "mean of the scores after scaling, clipping and penalty; rises, and levels off",
+        "score/raw": "the same as the scorer gave it",
+        "score/std": "above 0: at 0 no answer is told from another",
+        "reward": "score less the KL's cost",
+        "kl": "nats an answer against the reference, by k1; grows slowly; above 10 to 20 the answers are elsewhere",
+        "kl/k3": "the same by k3, never negative; far from `kl` means few answers or large ratios",
+        "kl/se": "standard error of `kl`; a `kl` below −3 of it is a bug",
+        "kl/step": "KL of the batch's passes, by k3; below 0.02, above 0.1 is too far",
+        "kl_coefficient": "constant, or adapting if `policy.kl_target` is given",
+        "entropy": "nats a token; falls slowly; below a quarter of the start is collapse",
+        "ratio/first": "1: before the first update policy and old policy are one (a run that differs stops)",
+        "ratio": "mean over all updates; within a few hundredths of 1",
+        "ratio/largest": "below 10",
+        "clip/low": "share of tokens the lower clip acts on; 0 with one update a batch, below 0.3 with more",
+        "clip/high": "the same of the upper clip",
+        "groups/equal": "share of prompts all of whose answers scored alike; below 0.5 (absent with one answer)",
+        "length": "tokens an answer; a rise with the score asks whether the scorer likes length",
+        "truncated": "share of answers cut at the limit; below 0.05, or raise `sample.max_new_tokens`",
+        "sampler/kl": "between sampling and training passes; below 0.001",
+        "sampler/largest": "largest difference of a token's log-probability between them",
+        "updates": "optimizer steps taken on the batch",
+    },
 }
 COMMON = {
     "grad_norm": "before clipping; steady, spikes point at odd rows",
@@ -220,6 +268,9 @@ HEALTHY: dict[str, dict[str, str]] = {
         "logps/chosen": "holds; falling as fast as `logps/rejected` is displacement: raise `alpha` or lower the rate",
     },
     "sigmoid_norm": {"rewards/margin": "of sums, not of means: large with the β usual here; read its trend"},
+    "ppo": {"loss/value": "falls in the first tenth of a run", "value/mean": "follows `reward`",
+            "value/explained_variance": "below 0 at first; above 0.2 after a fifth of the run"},
+    "grpo": {"loss/kl": "`kl_coef` times KL, a token; grows slowly"},
     "discopop": {"loss": "{start}; may rise to 0.87 before it falls"},
 }  # fmt: skip
 
@@ -253,7 +304,13 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 def rows_read(loss: Loss) -> str:
     """What a method needs of data and models."""
-    more = {"Scores": ", and `margin` where the rows have one", "Pairs": "", "Labels": "", "Likelihoods": ""}
+    more = {
+        "Scores": ", and `margin` where the rows have one",
+        "Pairs": "",
+        "Labels": "",
+        "Likelihoods": "",
+        "Actions": ", and who scores answers (`reward`, docs/rewards.md); settings: `policy.*`, `sample.*`",
+    }
     if loss.eats in (Pairs, Scores) and not loss.coupled:
         more[loss.eats.__name__] += "; soft labels (`preference`, the probability that chosen is better) count"
     reference = "A reference policy is needed" if loss.reference else "No reference policy"
@@ -299,6 +356,7 @@ NOTATION = [
     ("lc, lr", "πc/\\|yc\\|, πr/\\|yr\\|: means a token"),
     ("σ, β, ε", "sigmoid; temperature; label smoothing"),
     ("rc, rr, m, k", "scores of a reward model; margin of the row; centring"),
+    ("ρ (in ppo), A, R", "ratio of the policy to the one that sampled; advantage; reward of an answer"),
     ("z, λD, λU", "KL estimate of the batch; weights of good and bad rows"),
 ]
 
@@ -316,7 +374,8 @@ def index() -> str:
         "values are healthy, how other implementations differ, the source. `trueup losses NAME` tells the short of it.",
         "Where to begin: [sft](sft.md) if the model does not answer in the right form yet; then [dpo](dpo.md) with pairs, "
         "[kto](kto.md) with thumbs up and down, [orpo](orpo.md) without room for a reference; [ipo](ipo.md) or label "
-        "smoothing when the margin runs away.",
+        "smoothing when the margin runs away. With a reward model or a rule instead of pairs: [rloo](rloo.md), "
+        "[grpo](grpo.md) for right-or-wrong rewards, [ppo](ppo.md) for long answers.",
         table(("method", "rows", "reference", "what", "loss of a row"), methods),
         "## Notation",
         table(("symbol", "meaning"), NOTATION),

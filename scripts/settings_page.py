@@ -7,11 +7,23 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from trueup.config import DataConfig, EvalConfig, LoraConfig, LossTerm, ModelConfig, SaveConfig, TrainConfig
+from trueup.config import (
+    DataConfig,
+    EvalConfig,
+    LoraConfig,
+    LossTerm,
+    ModelConfig,
+    PolicyConfig,
+    SampleConfig,
+    SaveConfig,
+    TrainConfig,
+)
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "model": ModelConfig,
     "data": DataConfig,
+    "sample": SampleConfig,
+    "policy": PolicyConfig,
     "train": TrainConfig,
     "lora": LoraConfig,
     "eval": EvalConfig,

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from trueup.losses import PREFERENCE, REWARD, SUPERVISED, UNPAIRED
+from trueup.losses import POLICY, PREFERENCE, REWARD, SUPERVISED, UNPAIRED
 
 ROOT = Path(__file__).parents[1]
-LOSSES = {**PREFERENCE, **UNPAIRED, **REWARD, **SUPERVISED}
+LOSSES = {**PREFERENCE, **UNPAIRED, **REWARD, **SUPERVISED, **POLICY}
 FAMILY_METRICS = {
     "Pairs": ("loss", "rewards/chosen", "rewards/rejected", "rewards/margin", "rewards/accuracy", "logps/chosen",
               "logps/rejected", "logps/chosen_per_token", "logps/rejected_per_token", "grad_norm", "lr", "tokens"),
     "Labels": ("loss", "rewards/desirable", "rewards/undesirable", "desirable_share", "grad_norm", "lr", "tokens"),
     "Scores": ("loss", "accuracy", "margin", "score/chosen", "score/rejected", "grad_norm", "lr", "tokens"),
+    "Actions": ("loss", "score", "reward", "kl", "entropy", "ratio/first", "clip/low", "truncated", "grad_norm", "lr"),
     "Likelihoods": ("loss", "trained_tokens", "grad_norm", "lr", "tokens"),
 }  # fmt: skip
 

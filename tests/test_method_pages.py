@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from trueup.losses import PREFERENCE, REWARD, SUPERVISED, UNPAIRED
+from trueup.losses import POLICY, PREFERENCE, REWARD, SUPERVISED, UNPAIRED
 from trueup.losses.metrics import preference_metrics, unpaired_metrics
 from trueup.losses.options import Options
 from trueup.tensors import Labels, Pairs
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "methods"
-LOSSES = {**SUPERVISED, **REWARD, **PREFERENCE, **UNPAIRED}
+LOSSES = {**SUPERVISED, **REWARD, **PREFERENCE, **UNPAIRED, **POLICY}
 SCRIPT: dict[str, Any] = runpy.run_path(str(ROOT / "scripts" / "method_pages.py"))
 
 

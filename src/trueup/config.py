@@ -116,6 +116,64 @@ class LossTerm(Section):
     arguments: dict[str, Any] = Field(default_factory=dict, description="its arguments")
 
 
+class SampleConfig(Section):
+    """How answers are drawn (methods that learn from the model's own answers)."""
+
+    n: int = Field(default=4, ge=1, description="answers a prompt")
+    max_new_tokens: int = Field(default=64, ge=1, description="longer answers are truncated")
+    temperature: float = Field(default=1.0, ge=0, description="logits are divided by it; 0: greedy")
+    top_k: int = Field(default=0, ge=0, description="only the k likeliest tokens; 0: all")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="only the likeliest tokens that hold this probability")
+    min_p: float = Field(default=0.0, ge=0, lt=1, description="only tokens at least this fraction of the likeliest")
+    stop: tuple[str, ...] = Field(default=(), description="strings that end an answer")
+    slots: int = Field(default=64, ge=1, description="answers in progress at once")
+
+
+class PolicyConfig(Section):
+    """Policy gradients: PPO, RLOO, GRPO, REINFORCE."""
+
+    advantage: Literal["auto", "gae", "rloo", "grpo", "reinforce"] = Field(
+        default="auto", description="how rewards become advantages; auto: what the method is named after, gae for ppo"
+    )
+    epochs: int = Field(default=2, ge=1, description="passes over each batch of answers")
+    minibatches: int = Field(default=1, ge=1, description="optimizer steps a pass")
+    gamma: float = Field(default=1.0, gt=0, le=1, description="discount")
+    lam: float = Field(default=0.95, ge=0, le=1, description="lambda of GAE")
+    whiten_advantages: bool = Field(default=True, description="mean 0, deviation 1 over a batch's tokens")
+    whiten_rewards: bool = Field(default=False, description="token rewards divided by their deviation")
+    scale_scores: bool = Field(default=False, description="scores divided by their running deviation")
+    score_clip: float | None = Field(default=None, gt=0, description="scores clipped to +- this; None: not clipped")
+    missing_eos_penalty: float | None = Field(
+        default=None, ge=0, description="taken from the score of a truncated answer; None: nothing"
+    )
+    kl: Literal["auto", "reward", "loss", "none"] = Field(
+        default="auto", description="where the KL to the reference acts; auto: in the loss for grpo, else in the reward"
+    )
+    kl_coef: float = Field(default=0.05, ge=0, description="its coefficient, at the start if it is adaptive")
+    kl_target: float | None = Field(default=None, gt=0, description="wanted KL in nats an answer; None: fixed kl_coef")
+    kl_horizon: float = Field(default=10_000, gt=0, description="answers over which the coefficient adapts")
+    kl_estimator: Literal["k1", "k3"] = Field(default="k1", description="of the KL in the reward")
+    step_kl: float | None = Field(
+        default=None, gt=0, description="passes over a batch end when its KL exceeds 1.5 times this; None: never"
+    )
+    entropy_coef: float = Field(default=0.0, ge=0, description="bonus for entropy, a token")
+    average: Literal["auto", "tokens", "answers"] = Field(
+        default="auto", description="loss over all tokens, or answer by answer; auto: answers for grpo, else tokens"
+    )
+    value: str = Field(
+        default="auto",
+        description="value model: shared (a head on the policy), separate (its own copy), or a model's path; "
+        "auto: shared with LoRA, else separate",
+    )
+    value_coef: float = Field(default=0.1, gt=0, description="weight of the value loss")
+    value_clip: float | None = Field(default=0.2, gt=0, description="how far a value may move at once; None: any")
+    value_lr: float | None = Field(default=None, gt=0, description="peak learning rate of the value model; None: 1e-4 "
+                                   "for a head, train.lr for the rest")  # fmt: skip
+    value_warmup: int = Field(default=0, ge=0, description="first steps in which only the value model learns")
+    ptx_path: str | None = Field(default=None, description="SFT rows mixed in (PPO-ptx)")
+    ptx_coef: float = Field(default=0.1, gt=0, description="weight of their loss, a token")
+
+
 class RunConfig(Section):
     """Everything one training run is told."""
 
@@ -125,6 +183,11 @@ class RunConfig(Section):
     loss: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the loss")
     mixture: tuple[LossTerm, ...] = Field(default=(), description="further losses added to the method's own")
     options: dict[str, Any] = Field(default_factory=dict, description="orthogonal options of pairwise losses")
+    reward: str | dict[str, Any] | None = Field(
+        default=None, description="who scores answers: a reward model's path, rule:NAME, or a mapping (docs/rewards.md)"
+    )
+    sample: SampleConfig = Field(default_factory=SampleConfig)
+    policy: PolicyConfig = Field(default_factory=PolicyConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     lora: LoraConfig | None = None
     eval: EvalConfig = Field(default_factory=EvalConfig)

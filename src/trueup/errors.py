@@ -5,8 +5,10 @@
     │   ├── ConfigError         an unknown key, a wrong type, contradictory or ineffective options
     │   ├── DataError           a row or a file that cannot be used: ``file:line: field: reason``
     │   ├── ModelError          a model folder or name that cannot be used
-    │   └── RunError            a run folder that exists, is damaged, or belongs to another objective
+    │   ├── RunError            a run folder that exists, is damaged, or belongs to another objective
+    │   └── ScoringError        an answer that could not be scored; no number stands in for it
     ├── TrainingError           (exit 3) the run stopped itself: three non-finite steps, a failed self-check
+    │   └── MidStepError        in the middle of a step, whose state belongs to no checkpoint
     └── ResourceError           (exit 75) disk full, out of memory at the smallest micro-batch
 
 A message names the value, where it stands, and the remedy, in one line where possible.
@@ -43,10 +45,18 @@ class RunError(UserError):
     """A run folder or checkpoint that cannot be used."""
 
 
+class ScoringError(UserError):
+    """An answer that a reward model, a rule or a judge could not score."""
+
+
 class TrainingError(TrueupError):
     """Training stopped itself, with everything up to then saved."""
 
     exit_code = 3
+
+
+class MidStepError(TrainingError):
+    """Training stopped itself in the middle of a step: only what was saved before it counts."""
 
 
 class ResourceError(TrueupError):

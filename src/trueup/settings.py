@@ -274,7 +274,7 @@ def _check_pairs_of_settings(config: RunConfig, method: MethodLike) -> None:
     fields = {
         name: getattr(config, name).model_fields_set for name in ("model", "data", "train", "eval") if name in used
     }
-    rules = [
+    rules: list[tuple[bool, str]] = [
         (not method.reference and config.model.reference not in ("auto", "none"),
          f"model.reference: has no effect, {method.name} uses no reference"),
         (bool(config.options.get("reference_free")) and config.model.reference not in ("auto", "none"),
@@ -294,6 +294,33 @@ def _check_pairs_of_settings(config: RunConfig, method: MethodLike) -> None:
         (config.data.allow_lost_eos and config.data.too_long != "truncate",
          "data.allow_lost_eos: has no effect without data.too_long: truncate"),
     ]  # fmt: skip
+    rules += _rules_of_sampling(config, method)
     for broken, message in rules:
         if broken:
             raise ConfigError(message)
+
+
+def _rules_of_sampling(config: RunConfig, method: MethodLike) -> list[tuple[bool, str]]:
+    """Settings of methods that learn from the model's own answers."""
+    used = config.model_fields_set
+    policy = config.policy.model_fields_set if "policy" in used else set[str]()
+    samples = method.family == "policy"
+    advantage = config.policy.advantage
+    kind = advantage if advantage != "auto" else ("gae" if method.name == "ppo" else method.name)
+    critic = sorted(n for n in policy if n.startswith("value") or n == "lam")
+    return [
+        *[(not samples and name in used, f"{name}: has no effect, {method.name} does not sample answers")
+          for name in ("reward", "sample", "policy")],
+        (samples and kind != "gae" and bool(critic),
+         f"policy.{critic[0] if critic else ''}: has no effect, {kind} has no value model"),
+        (samples and config.policy.kl_target is not None and config.policy.kl in ("loss", "none"),
+         "policy.kl_target: has no effect unless the KL is in the reward (policy.kl reward)"),
+        (samples and "kl_horizon" in policy and config.policy.kl_target is None,
+         "policy.kl_horizon: has no effect without policy.kl_target"),
+        (samples and "ptx_coef" in policy and config.policy.ptx_path is None,
+         "policy.ptx_coef: has no effect without policy.ptx_path"),
+        (samples and config.lora is not None and config.lora.dropout > 0,
+         f"lora.dropout: must be 0: {method.name} compares two passes over the same answers"),
+        (samples and config.train.batch_size * config.sample.n < 2,
+         "train.batch_size: one answer a step teaches nothing; raise it or sample.n"),
+    ]  # fmt: skip

@@ -66,7 +66,13 @@ class Example(Row):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt(Row):
-    """A prompt alone."""
+    """A prompt alone.
+
+    Attributes:
+        meta: further fields of the row, for rules that score answers (``answer``: the right one).
+    """
+
+    meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,7 +44,7 @@ def refused(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
 
 WRONG = [
     (["tran"], "did you mean train"),
-    (["train", "dpp"], "did you mean dpo"),
+    (["train", "dpoo"], "did you mean dpo"),
     (["train", "dpo", "--learning_rate", "1"], "train.lr"),
     (["train", "dpo", "--train.lrx", "1"], "train.lr"),
     (["train", "dpo", "--train.lr", "fast"], "train.lr"),

@@ -12,7 +12,7 @@ from rich.console import Console
 from trueup.cli.losses import ALL, COLUMNS, list_losses, show_loss
 from trueup.cli.main import run
 from trueup.errors import ConfigError
-from trueup.losses import PREFERENCE, REWARD, SUPERVISED, UNPAIRED
+from trueup.losses import POLICY, PREFERENCE, REWARD, SUPERVISED, UNPAIRED
 
 Captured = pytest.CaptureFixture[str]
 
@@ -21,7 +21,7 @@ def test_every_registered_loss_has_one_line(capsys: Captured) -> None:
     assert run(["losses"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(ALL)
-    assert set(ALL) == {*PREFERENCE, *UNPAIRED, *REWARD, *SUPERVISED}
+    assert set(ALL) == {*PREFERENCE, *UNPAIRED, *REWARD, *SUPERVISED, *POLICY}
     for line in lines:
         loss = ALL[line.split()[0]]
         name, rows, reference, title, source = (cell.strip() for cell in line.split("  ") if cell.strip())

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from trueup.losses import PREFERENCE, REWARD, SUPERVISED, UNPAIRED
+from trueup.losses import POLICY, PREFERENCE, REWARD, SUPERVISED, UNPAIRED
 from trueup.losses.metrics import preference_metrics, unpaired_metrics
 from trueup.losses.options import Options, bound, mixture, with_options
-from trueup.tensors import Labels, Likelihoods, Pairs, Scores
+from trueup.tensors import Actions, Labels, Likelihoods, Pairs, Scores
 
 LOG2 = math.log(2)
 
@@ -133,6 +133,17 @@ def test_golden_value_reward(name: str, fields: dict, arguments: dict, value: fl
 WORKED_SUPERVISED = [("sft", 6.5)]
 
 
+# log π = −1.0, ratio 1.5, A = 2 and −2: min(3, 1.2·2) = 2.4; max side 3; plain −A log π = 2 · 1.0
+WORKED_POLICY = {"ppo": [-2.4, 3.0], "rloo": [-2.4, 3.0], "grpo": [-2.4, 3.0], "reinforce": [2.0, -2.0]}
+
+
+@pytest.mark.parametrize(("name", "values"), WORKED_POLICY.items())
+def test_golden_value_of_policy_losses(name: str, values: list[float]) -> None:
+    old = row(-1.0, -1.0) - math.log(1.5)
+    actions = Actions(policy=row(-1.0, -1.0), old=old, advantage=row(2.0, -2.0))
+    assert POLICY[name].fn(actions).tolist() == pytest.approx(values, abs=1e-9)
+
+
 @pytest.mark.parametrize(("name", "value"), WORKED_SUPERVISED)
 def test_golden_value_supervised(name: str, value: float) -> None:
     assert SUPERVISED[name].fn(Likelihoods(policy=row(-6.5), length=torch.tensor([3]))).tolist() == [value]
@@ -141,6 +152,7 @@ def test_golden_value_supervised(name: str, value: float) -> None:
 def test_every_registered_loss_has_a_worked_example() -> None:
     worked = {r[0] for table in (WORKED, FREE, WORKED_UNPAIRED, WORKED_REWARD, WORKED_SUPERVISED) for r in table}
     assert worked == {*PREFERENCE, *UNPAIRED, *REWARD, *SUPERVISED}
+    assert set(WORKED_POLICY) == set(POLICY)
 
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -157,12 +169,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "apo_zero_unpaired": {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0},
     "reward": {"centring": 0.0},
     "sft": {},
+    **{name: {"clip_low": 0.2, "clip_high": 0.2} for name in ("ppo", "rloo", "grpo")},
+    "reinforce": {},
 }
 
 
-@pytest.mark.parametrize("name", [*PREFERENCE, *UNPAIRED, *REWARD, *SUPERVISED])
+@pytest.mark.parametrize("name", [*PREFERENCE, *UNPAIRED, *REWARD, *SUPERVISED, *POLICY])
 def test_defaults_are_frozen(name: str) -> None:
-    loss = {**PREFERENCE, **UNPAIRED, **REWARD, **SUPERVISED}[name]
+    loss = {**PREFERENCE, **UNPAIRED, **REWARD, **SUPERVISED, **POLICY}[name]
     assert loss.arguments == DEFAULTS.get(name, {"beta": 0.1})
 
 

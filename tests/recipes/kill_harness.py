@@ -17,12 +17,30 @@ import signal
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from trueup.config import DataConfig, EvalConfig, LoraConfig, ModelConfig, RunConfig, SaveConfig, TrainConfig
+from trueup.config import (
+    DataConfig,
+    EvalConfig,
+    LoraConfig,
+    ModelConfig,
+    PolicyConfig,
+    RunConfig,
+    SampleConfig,
+    SaveConfig,
+    TrainConfig,
+)
 from trueup.recipes.train import resume, train
 from trueup.runs.checkpoint import latest_checkpoint
+
+SAMPLING = ("ppo", "grpo", "rloo", "reinforce")
+SAMPLED: dict[str, Any] = {
+    "reward": {"rule": "regex", "arguments": {"pattern": "[a-e]"}},
+    "sample": SampleConfig(n=2, max_new_tokens=12),
+    "policy": PolicyConfig(kl_target=0.5, kl_horizon=50, kl="reward", scale_scores=True, minibatches=2),
+}
 
 
 def config_for(method: str, model: str, data: str, lora: bool) -> RunConfig:
@@ -31,7 +49,8 @@ def config_for(method: str, model: str, data: str, lora: bool) -> RunConfig:
         model=ModelConfig(path=model),
         data=DataConfig(path=data, eval_fraction=0.2, max_length=256),
         train=TrainConfig(lr=1e-3, batch_size=4, epochs=3, seed=7, precision="fp32", threads=1),
-        lora=LoraConfig(rank=2, alpha=4.0, dropout=0.1) if lora else None,
+        **(SAMPLED if method in SAMPLING else {}),
+        lora=LoraConfig(rank=2, alpha=4.0, dropout=0.0 if method in SAMPLING else 0.1) if lora else None,
         eval=EvalConfig(every=5),
         save=SaveConfig(every=2, keep=2),
     )

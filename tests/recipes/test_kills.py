@@ -49,6 +49,18 @@ def test_kills_with_lora_and_its_dropout(tiny: Path, small_data: dict[str, Path]
     assert result["differing"] == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "more"), [("ppo", ("--lora",)), ("grpo", ())])
+def test_kills_while_sampling_and_saving(
+    method: str, more: tuple[str, ...], tiny: Path, small_data: dict[str, Path], tmp_path: Path
+) -> None:
+    """KL coefficient, running moments and value head are in the metrics and checkpoints that are compared."""
+    result = killed(method, tiny, small_data, tmp_path, 20, *more)
+    assert result["kills"] >= 20
+    assert 0 < result["in_write"] < result["kills"]
+    assert result["differing"] == []
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("method", ["sft", "reward", "dpo", "kto", "orpo", "aot", "simpo", "apo_zero_unpaired"])
 def test_a_hundred_kills_leave_no_trace(method: str, tiny: Path, small_data: dict[str, Path], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from typing import Annotated, Any
 
 import torch
@@ -13,11 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from trueup.errors import ConfigError
-from trueup.losses import PREFERENCE, REWARD, SUPERVISED, UNPAIRED, Loss
-from trueup.tensors import Labels, Likelihoods, Pairs, Scores
+from trueup.losses import POLICY, PREFERENCE, REWARD, SUPERVISED, UNPAIRED, Loss
+from trueup.tensors import Actions, Labels, Likelihoods, Pairs, Scores
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-ALL: dict[str, Loss] = {**SUPERVISED, **REWARD, **PREFERENCE, **UNPAIRED}
+ALL: dict[str, Loss] = {**SUPERVISED, **REWARD, **PREFERENCE, **UNPAIRED, **POLICY}
 COLUMNS = ("name", "rows", "reference", "title", "source")
 
 
@@ -38,6 +39,10 @@ _EXAMPLES: dict[type, tuple[str, Any]] = {
                kl=torch.tensor(0.3, dtype=torch.float64)),
     ),
     Scores: ("scores 1.2 (chosen) and 0.5 (rejected)", Scores(chosen=_row(1.2), rejected=_row(0.5))),
+    Actions: (
+        "two tokens with log π = −1, ratio 1.5, advantages 2 and −2",
+        Actions(policy=_row(-1, -1), old=_row(-1, -1) - math.log(1.5), advantage=_row(2, -2)),
+    ),
     Likelihoods: ("log-probability −6.5 over 3 tokens", Likelihoods(policy=_row(-6.5), length=torch.tensor([3]))),
 }  # fmt: skip
 

@@ -13,7 +13,18 @@ from trueup.runs.console import figure, show_table, show_texts
 from trueup.runs.metrics import read_jsonl
 from trueup.types import Step
 
-_SHOWN = ("loss", "rewards/accuracy", "rewards/margin", "accuracy", "margin", "kl", "grad_norm")
+_SHOWN = (
+    "loss",
+    "rewards/accuracy",
+    "rewards/margin",
+    "accuracy",
+    "margin",
+    "score",
+    "kl",
+    "entropy",
+    "length",
+    "grad_norm",
+)
 SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -47,7 +58,21 @@ def show_result(result: TrainResult, as_json: bool) -> None:
         print(f"stopped at step {result.steps} and saved; go on with: trueup resume {result.folder}")
         return
     before, after = result.results.get("before", {}), result.results.get("after", {})
-    names = [n for n in ("loss", "rewards/accuracy", "rewards/margin", "accuracy", "margin", "logratio") if n in after]
+    names = [
+        n
+        for n in (
+            "loss",
+            "rewards/accuracy",
+            "rewards/margin",
+            "accuracy",
+            "margin",
+            "logratio",
+            "score",
+            "length",
+            "truncated",
+        )
+        if n in after
+    ]
     if names:
         rows = [(n, _cell(before.get(n)), _cell(after[n])) for n in names]
         show_table(f"held-out rows, n = {after[names[0]]['n']}, mean [95 % interval]", ("", "before", "after"), rows)

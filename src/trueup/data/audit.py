@@ -13,7 +13,7 @@ from trueup.data.mix import shared_prompts
 from trueup.data.render import CompletionTokens, PairTokens, Renderer, RowRejected
 from trueup.errors import DataError
 from trueup.ops.stats import wilson
-from trueup.types import Comparison, Row
+from trueup.types import Comparison, Prompt, Row
 
 Tokens = PairTokens | CompletionTokens
 _SHOWN = 5
@@ -92,7 +92,8 @@ class Audit:
             out.append(
                 f"{name} tokens: {s.least} to {s.most}, median {s.median:g}, mean {s.mean:.1f}, 95 % below {s.p95:g}"
             )
-        out.append(f"trained tokens: {self.trained_share:.1%} of all")
+        if self.trained_share:
+            out.append(f"trained tokens: {self.trained_share:.1%} of all")
         if self.shared_tokens is not None:
             out.append(f"prompt tokens computed once instead of twice: {self.shared_tokens:.1%} of all")
         if self.longer_chosen is not None:
@@ -105,7 +106,8 @@ class Audit:
             out.append(f"plain strings put into the chat template: {self.wrapped} (data.chat: plain leaves them alone)")
         if self.leaked:
             out.append(f"WARNING: {len(self.leaked)} held-out rows share their first user turn with training rows")
-        return [*out, "one row, trained tokens between ⟦ and ⟧:", self.example]
+        title = "one row, trained tokens between ⟦ and ⟧:" if self.trained_share else "one prompt as the model sees it:"
+        return [*out, title, self.example]
 
 
 def render_all(
@@ -114,7 +116,7 @@ def render_all(
     """Renders rows and says what became of each.
 
     Args:
-        rows: comparisons, ratings or examples.
+        rows: comparisons, ratings, examples or prompts.
         renderer: for the model's tokenizer.
         bad_rows: ``error`` refuses the data set if a row cannot be used; otherwise such rows are dropped and counted.
             Rows over the limit are dropped in any mode if the renderer's ``too_long`` is ``drop``.
@@ -128,8 +130,7 @@ def render_all(
     dropped: list[tuple[Row, RowRejected]] = []
     for row in rows:
         try:
-            tokens = renderer.pair(row) if isinstance(row, Comparison) else renderer.completion(row)  # type: ignore[arg-type]
-            kept.append(tokens)
+            kept.append(_rendered(row, renderer))
         except RowRejected as why:
             dropped.append((row, why))
     fatal = [(r, w) for r, w in dropped if not (w.kind == "too_long" and renderer.too_long == "drop")]
@@ -140,6 +141,14 @@ def render_all(
             f"{len(fatal)} of {len(rows)} rows cannot be rendered (--data.bad_rows skip drops them):\n{shown}{more}"
         )
     return kept, _audit(kept, dropped, renderer, renderer.wrapped - wrapped_before, shared_prompts(rows, held_out))
+
+
+def _rendered(row: Row, renderer: Renderer) -> Tokens:
+    """A prompt alone is a sequence of which nothing is trained."""
+    if isinstance(row, Prompt):
+        ids = renderer.prompt(row)
+        return CompletionTokens(row.id, ids, np.zeros(len(ids), dtype=bool))
+    return renderer.pair(row) if isinstance(row, Comparison) else renderer.completion(row)  # type: ignore[arg-type]
 
 
 def _audit(
@@ -185,14 +194,19 @@ def _key(tokens: Tokens) -> bytes:
 def _lengths(kept: Sequence[Tokens]) -> dict[str, Spread]:
     pairs = [t for t in kept if isinstance(t, PairTokens)]
     singles = [t for t in kept if isinstance(t, CompletionTokens)]
-    lengths: dict[str, list[int]] = {"prompt": [int(np.argmax(t.mask)) for t in singles]}
+    lengths: dict[str, list[int]] = {"prompt": [prompt_length(t) for t in singles]}
     lengths["prompt"] += [int(np.argmax(t.chosen.mask)) for t in pairs]
     if pairs:
         lengths["chosen"] = [int(t.chosen.mask.sum()) for t in pairs]
         lengths["rejected"] = [int(t.rejected.mask.sum()) for t in pairs]
-    if singles:
+    if any(t.mask.any() for t in singles):
         lengths["completion"] = [int(t.mask.sum()) for t in singles]
     return {name: Spread.of(values) for name, values in lengths.items()}
+
+
+def prompt_length(tokens: CompletionTokens) -> int:
+    """Tokens before the first trained one; all of a prompt alone."""
+    return int(np.argmax(tokens.mask)) if tokens.mask.any() else len(tokens.ids)
 
 
 def _longer_chosen(pairs: Sequence[PairTokens]) -> tuple[float, float, float] | None:

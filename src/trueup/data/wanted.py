@@ -37,9 +37,19 @@ def _pair_to_ratings(row: Comparison) -> list[AnyRow]:
 
 
 def _to_prompt(row: Row) -> list[AnyRow]:
+    """What the row asks; the completion of an example is kept as the right answer."""
     if not row.prompt or (isinstance(row.prompt, str) and not row.prompt.strip()):
         raise RowFault("prompt", "is empty: the row holds no prompt of its own")
-    return [Prompt(**_shared(row))]
+    answer = _plain_answer(row.completion) if isinstance(row, Example) else None
+    return [Prompt(**_shared(row), meta={} if answer is None else {"answer": answer})]
+
+
+def _plain_answer(text: Text) -> str | None:
+    """A completion of one turn as a string."""
+    if isinstance(text, str):
+        return text
+    content = text[0].get("content") if len(text) == 1 else None
+    return content if isinstance(content, str) else None
 
 
 def _rating_to_example(row: Rating) -> list[AnyRow]:

@@ -9,6 +9,7 @@ To add a loss: a function, a line here, a row in ``WORKED`` of ``tests/losses/te
 from __future__ import annotations
 
 from trueup.losses import preference as p
+from trueup.losses.policy import ppo_clip, reinforce
 from trueup.losses.registry import (
     F_DIVERGENCE,
     LD_ALPHA,
@@ -21,7 +22,7 @@ from trueup.losses.registry import (
 from trueup.losses.reward import bradley_terry
 from trueup.losses.supervised import nll
 from trueup.losses.unpaired import apo_zero_unpaired, kto
-from trueup.tensors import Labels, Likelihoods, Pairs, Scores
+from trueup.tensors import Actions, Labels, Likelihoods, Pairs, Scores
 
 _EVERY = frozenset({LENGTH_NORM, LD_ALPHA, WPO, REFERENCE_FREE, SFT_WEIGHT})
 _OF_DELTA = _EVERY | {F_DIVERGENCE}  # reads c and r only through Δ = c − r
@@ -131,4 +132,27 @@ SUPERVISED: dict[str, Loss] = {
         "of micro-batch means, as in older loops, weighs tokens of short batches more.", reference=False),
 }  # fmt: skip
 
-__all__ = ["PREFERENCE", "REWARD", "SUPERVISED", "UNPAIRED", "Loss"]
+POLICY: dict[str, Loss] = {
+    "ppo": Loss(
+        ppo_clip, Actions, "Proximal policy optimisation with a KL leash (RLHF)",
+        "−min(ρA, clip(ρ, 1 − εl, 1 + εh) A), ρ = π / π_old, A by GAE",
+        "Schulman et al. 2017, arXiv 1707.06347, eq. 7; Ouyang et al. 2022, arXiv 2203.02155, eq. 2",
+        "The score stands at the answer's true last token (TRL: one position later); KL, entropy and ratio are means "
+        "over sampled tokens alone (TRL averages over padding too)."),
+    "rloo": Loss(
+        ppo_clip, Actions, "REINFORCE with a leave-one-out baseline",
+        "−min(ρA, clip(ρ) A), A_i = R_i − mean of the other answers",
+        "Ahmadian et al. 2024, arXiv 2402.14740, eq. 8", "With one pass a batch the clip never acts, and this is the "
+        "paper's REINFORCE."),
+    "grpo": Loss(
+        ppo_clip, Actions, "Group-relative policy optimisation",
+        "−min(ρA, clip(ρ) A) + β KL, A_i = (R_i − mean) / (std + 1e-4)",
+        "Shao et al. 2024, arXiv 2402.03300, eq. 3", "Averaged answer by answer as in the paper; policy.average tokens "
+        "gives DAPO's token mean."),
+    "reinforce": Loss(
+        reinforce, Actions, "REINFORCE with the batch's mean reward as baseline",
+        "−A log π, A_t = Σ_{u≥t} r_u − mean R",
+        "Williams 1992, Machine Learning 8"),
+}  # fmt: skip
+
+__all__ = ["POLICY", "PREFERENCE", "REWARD", "SUPERVISED", "UNPAIRED", "Loss"]

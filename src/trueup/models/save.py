@@ -53,6 +53,8 @@ def save_result(
         ResourceError: the disk is full; nothing is left behind.
         TrueupError: what was read back differs from the model.
     """
+    if _scores(model):
+        _separate_pad(model, tokenizer)
     with building(folder, replace=replace) as draft:
         if isinstance(model, PeftModel):
             _save_adapter(model, draft, dtype)
@@ -63,6 +65,24 @@ def save_result(
         if card is not None:
             card(draft)
     return folder
+
+
+def _scores(model: PreTrainedModel | PeftModel) -> bool:
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    return type(inner).__name__.endswith("ForSequenceClassification")
+
+
+def _separate_pad(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Transformers scores the last token that is not pad: where pad ends answers, that is not the one trained on."""
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        others = [t for t in (tokenizer.unk_token, *tokenizer.all_special_tokens) if t and t != tokenizer.eos_token]
+        free = next((t for t in others if t != tokenizer.bos_token), None)
+        if free is None:
+            log.warning("reward model: pad is the end token; plain transformers will score the token before it")
+            return
+        log.warning("reward model: saved with %s as pad, because plain transformers would skip the end token", free)
+        tokenizer.pad_token = free
+    model.config.pad_token_id = tokenizer.pad_token_id
 
 
 def _save_full(

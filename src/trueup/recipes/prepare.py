@@ -12,7 +12,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from trueup.config import RunConfig
-from trueup.data.audit import Audit, render_all
+from trueup.data.audit import Audit, prompt_length, render_all
 from trueup.data.mix import split_held_out
 from trueup.data.read import ReadReport, read_rows
 from trueup.data.render import CompletionTokens, PairTokens, Renderer
@@ -31,7 +31,7 @@ class Prepared:
     Attributes:
         tokenizer: of the model.
         train, held_out: tokenised rows.
-        held_out_rows: the same held-out rows as text, for samples.
+        train_rows, held_out_rows: the same rows as text.
         audit: what happened to every row.
         report: of the reader.
         fingerprint: sha256 over the tokens of all training rows, in order.
@@ -40,6 +40,7 @@ class Prepared:
     tokenizer: PreTrainedTokenizerBase
     train: list[Any]
     held_out: list[Any]
+    train_rows: list[AnyRow]
     held_out_rows: list[AnyRow]
     audit: Audit
     report: ReadReport
@@ -81,10 +82,15 @@ def prepare(config: RunConfig, method: Method, quarantine: Path | None = None) -
     held_out, _ = render_all(held, renderer, bad_rows=data.bad_rows) if held else ([], None)
     if not train:
         raise DataError(f"{data.path}: no row left to train on: read {report.read}, rejected {report.rejected}")
-    kept = {t.id for t in held_out}
-    return Prepared(
-        tokenizer, train, held_out, [r for r in held if r.id in kept], audit, report, fingerprint(train + held_out)
-    )
+    train_rows, held_rows = _kept(rows, train), _kept(held, held_out)
+    whole = fingerprint(train + held_out)
+    return Prepared(tokenizer, train, held_out, train_rows, held_rows, audit, report, whole)
+
+
+def _kept(rows: Sequence[AnyRow], tokens: Sequence[Tokens]) -> list[AnyRow]:
+    """The rows that were rendered, in the same order."""
+    names = {t.id for t in tokens}
+    return [r for r in rows if r.id in names]
 
 
 def fingerprint(rows: Sequence[Tokens]) -> str:
@@ -102,5 +108,5 @@ def fingerprint(rows: Sequence[Tokens]) -> str:
 def prompt_key(row: Tokens) -> str:
     """The prompt of a row as a key: rows with the same key are not independent."""
     side = row.chosen if isinstance(row, PairTokens) else row
-    first = row.shared if isinstance(row, PairTokens) else int(np.argmax(side.mask))
+    first = row.shared if isinstance(row, PairTokens) else prompt_length(side)
     return hashlib.sha256(side.ids[:first].astype(np.int32).tobytes()).hexdigest()[:16]

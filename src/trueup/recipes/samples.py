@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from trueup.data.audit import prompt_length
 from trueup.data.render import CompletionTokens, PairTokens
 from trueup.models.policy import Policy
 
@@ -16,7 +17,7 @@ from trueup.models.policy import Policy
 def prompt_ids(row: PairTokens | CompletionTokens) -> np.ndarray:
     """Ids before the first trained token, ``[P]``."""
     side = row.chosen if isinstance(row, PairTokens) else row
-    return side.ids[: int(np.argmax(side.mask))]
+    return side.ids[: prompt_length(side)]
 
 
 @torch.no_grad()

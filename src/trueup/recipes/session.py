@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -22,7 +22,7 @@ from trueup.runs.metrics import JsonlWriter
 from trueup.runs.signals import Stop
 from trueup.train.evaluate import Evaluable, Figure, row_figures, summarise
 from trueup.train.loop import LoopState, Plan, optimise
-from trueup.train.optim import Optimizer
+from trueup.train.optim import AnyOptimizer, Optimizer
 from trueup.types import Step
 
 log = logging.getLogger(__name__)
@@ -58,9 +58,52 @@ class Progress:
         return cls(**{**value, "loop": LoopState(**value["loop"])})
 
 
+class Work(Protocol):
+    """What a session drives, whatever the method.
+
+    Attributes:
+        config: the resolved settings.
+        optimizer: of everything that is trained.
+        metric: name of the watched metric; higher is better if ``maximise``.
+        identity: reference, objective and data, as checkpoints remember them; a resume that differs is refused.
+    """
+
+    @property
+    def config(self) -> RunConfig: ...  # noqa: D102
+    @property
+    def optimizer(self) -> AnyOptimizer: ...  # noqa: D102
+    @property
+    def metric(self) -> str: ...  # noqa: D102
+    @property
+    def maximise(self) -> bool: ...  # noqa: D102
+    @property
+    def identity(self) -> Mapping[str, Any]: ...  # noqa: D102
+
+    @property
+    def total(self) -> int:
+        """Number of steps."""
+        ...
+
+    def steps(self, state: LoopState) -> Iterator[Step]:
+        """The training loop, from where ``state`` stands."""
+        ...
+
+    def evaluate(self) -> dict[str, Figure]:
+        """Figures over the held-out rows, with intervals; empty if there are none."""
+        ...
+
+    def memory(self) -> dict[str, Any]:
+        """What the method remembers besides weights and moments, as plain values."""
+        ...
+
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`memory`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Everything a session drives.
+    """Training on rows of a file.
 
     Attributes:
         config: the resolved settings.
@@ -68,7 +111,7 @@ class Job:
         held_out: rows for evaluation; may be empty.
         clusters: the prompt of each held-out row.
         metric: name of the watched metric; higher is better if ``maximise``.
-        identity: reference, objective and data, as checkpoints remember them; a resume that differs is refused.
+        identity: see :class:`Work`.
     """
 
     config: RunConfig
@@ -80,6 +123,22 @@ class Job:
     metric: str
     maximise: bool
     identity: Mapping[str, Any]
+
+    @property
+    def total(self) -> int:
+        """Number of steps."""
+        return self.plan.total
+
+    def steps(self, state: LoopState) -> Iterator[Step]:
+        """The training loop."""
+        return optimise(self.objective, self.optimizer, self.plan, self.config.train, state)
+
+    def memory(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        """Nothing."""
 
     def evaluate(self) -> dict[str, Figure]:
         """Figures over the held-out rows, with intervals; empty if there are none."""
@@ -100,7 +159,7 @@ class Job:
 class Session:
     """Drives a job inside a run folder, from where its progress stands."""
 
-    def __init__(self, folder: RunFolder, job: Job, progress: Progress, listeners: Sequence[Listener] = ()) -> None:
+    def __init__(self, folder: RunFolder, job: Work, progress: Progress, listeners: Sequence[Listener] = ()) -> None:
         self.folder, self.job, self.progress, self.listeners = folder, job, progress, listeners
         self.metrics = JsonlWriter(folder.metrics)
         self.timings = JsonlWriter(folder.timings)
@@ -109,11 +168,11 @@ class Session:
     def run(self, stop: Stop) -> bool:
         """Trains to the end, to early stopping, or to a signal; True if it came to an end of its own."""
         job, progress = self.job, self.progress
-        steps = optimise(job.objective, job.optimizer, job.plan, job.config.train, progress.loop)
-        while not progress.stopped_early and progress.loop.step < job.plan.total:
+        steps = job.steps(progress.loop)
+        while not progress.stopped_early and progress.loop.step < job.total:
             step = next(steps)
             self._after(step)
-            if stop.requested and progress.loop.step < job.plan.total and not progress.stopped_early:
+            if stop.requested and progress.loop.step < job.total and not progress.stopped_early:
                 self.save()
                 return False
         self.save()
@@ -122,7 +181,7 @@ class Session:
     def _after(self, step: Step) -> None:
         """Evaluates and saves if due, then writes the step's line."""
         every = self.job.config.eval.every
-        due = every > 0 and (step.index % every == 0 or step.index == self.job.plan.total)
+        due = every > 0 and (step.index % every == 0 or step.index == self.job.total)
         figures = self.job.evaluate() if due else {}
         line: dict[str, Any] = {"step": step.index, **step.metrics}
         if step.skipped:
@@ -131,6 +190,10 @@ class Session:
             line |= {f"eval/{name}": figure.mean, f"eval/{name}/low": figure.low, f"eval/{name}/high": figure.high}
         self.metrics.append(line)
         self.timings.append({"step": step.index, **step.timings})
+        if step.samples:
+            with JsonlWriter(self.folder.samples) as samples:
+                for sample in step.samples:
+                    samples.append({"step": step.index, **sample})
         for listener in self.listeners:
             listener(Step(step.index, {k: v for k, v in line.items() if isinstance(v, float | int)}, step.rows,
                           step.timings, step.skipped))  # fmt: skip
@@ -170,6 +233,7 @@ class Session:
             "timings_offset": self.timings.offset(),
             "samples_offset": self.folder.samples.stat().st_size if self.folder.samples.exists() else 0,
             "identity": dict(self.job.identity),
+            "memory": self.job.memory(),
         }
         save_checkpoint(self.folder.checkpoints, step, tensors, meta)
         prune(self.folder.checkpoints, self.job.config.save.keep, {self.progress.best_step})
@@ -185,6 +249,7 @@ class Session:
             if kept != value:
                 raise RunError(f"{self.folder.path}: cannot resume: {name} was {kept!r} and is now {value!r}")
         self.progress = Progress.from_json(checkpoint.meta["progress"])
+        self.job.remember(checkpoint.meta.get("memory", {}))
         self.job.optimizer.load(checkpoint.tensors["weights"], checkpoint.tensors["optimizer"])
         _set_rng_state(checkpoint.tensors["rng"])
         self.metrics.truncate_to(checkpoint.meta["metrics_offset"])

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trueup.config import RunConfig
-from trueup.errors import ConfigError, TrainingError
+from trueup.errors import ConfigError, MidStepError, TrainingError
 from trueup.models.card import CardInfo, write_card
 from trueup.models.policy import Policy
 from trueup.models.save import save_result
 from trueup.models.source import identity
 from trueup.recipes.build import build
 from trueup.recipes.prepare import Prepared, prepare
+from trueup.recipes.rollouts import build_rollouts
 from trueup.recipes.samples import answer_prompts
-from trueup.recipes.session import Job, Listener, Progress, Session
+from trueup.recipes.session import Listener, Progress, Session, Work
 from trueup.runs.checkpoint import load_checkpoint, load_latest, step_folder
 from trueup.runs.encode import parse
 from trueup.runs.folder import RunFolder, write_json
@@ -110,7 +111,9 @@ def _drive(
     folder: RunFolder, config: RunConfig, method: Method, prepared: Prepared, listeners: tuple[Listener, ...]
 ) -> TrainResult:
     """Builds, restores if there is something to restore, trains, evaluates, writes the result."""
-    job, policy = build(config, method, prepared)
+    job, policy = (
+        build_rollouts(config, method, prepared) if method.family == "policy" else build(config, method, prepared)
+    )
     checkpoint, skipped = load_latest(folder.checkpoints)
     for reason in skipped:
         log.warning("checkpoint not used: %s", reason)
@@ -147,6 +150,8 @@ def _drive(
 def _run(session: Session, stop: Stop) -> bool:
     try:
         return session.run(stop)
+    except MidStepError:
+        raise
     except TrainingError:
         session.save()
         raise
@@ -193,7 +198,7 @@ def _publish(
     method: Method,
     policy: Policy,
     prepared: Prepared,
-    job: Job,
+    job: Work,
     results: Results,
     progress: Progress,
 ) -> None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from trueup.losses import PREFERENCE, REWARD, SUPERVISED, UNPAIRED
+from trueup.losses import POLICY, PREFERENCE, REWARD, SUPERVISED, UNPAIRED
 from trueup.losses.registry import Loss
-from trueup.types import Comparison, Example, Rating, Row
+from trueup.types import Comparison, Example, Prompt, Rating, Row
 
-Family = Literal["sft", "reward", "pairs", "unpaired"]
+Family = Literal["sft", "reward", "pairs", "unpaired", "policy"]
 
 _METRICS: dict[str, tuple[str, ...]] = {
     "sft": ("loss",),
     "reward": ("accuracy", "loss", "margin"),
     "pairs": ("rewards/accuracy", "loss", "rewards/margin"),
     "unpaired": ("loss",),
+    "policy": ("score",),
 }
 
 
@@ -72,6 +73,8 @@ def _methods() -> dict[str, Method]:
         table[name] = Method(name, "pairs", loss, Comparison, rate, 10 * rate, "rewards/accuracy", True)
     for name, loss in UNPAIRED.items():
         table[name] = Method(name, "unpaired", loss, Rating, 1e-6, 1e-5, "loss", False)
+    for name, loss in POLICY.items():
+        table[name] = Method(name, "policy", loss, Prompt, 1e-6, 2e-5, "score", True)
     return table
 
 

@@ -15,18 +15,19 @@ InstructGPT (arXiv 2203.02155, eq. 2); PPO (arXiv 1707.06347); GRPO (2402.03300)
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from trueup.config import TrainConfig
 from trueup.data.order import micro_batches, permutation
-from trueup.errors import TrainingError
-from trueup.feedback.base import Answered
+from trueup.errors import MidStepError
+from trueup.feedback.base import Answered, Scorer
 from trueup.models.head import token_figures
 from trueup.models.layout import Branches
 from trueup.models.policy import Policy, output_head
@@ -50,17 +51,10 @@ from trueup.train.rollout import (
 )
 from trueup.types import Step
 
+log = logging.getLogger(__name__)
+
+EQUAL_LIMIT = 5  # steps in a row in which no answer scored differently from another to its prompt
 SHOWN = 4  # answers of a step kept for a person to read
-
-
-class Judge(Protocol):
-    """What gives each answer a score (:mod:`trueup.feedback`)."""
-
-    identity: str
-
-    def score(self, answers: Sequence[Answered]) -> np.ndarray:
-        """One finite number an answer, ``[n]``."""
-        ...
 
 
 @dataclass(slots=True)
@@ -70,18 +64,36 @@ class Memory:
     Attributes:
         kl: the KL coefficient.
         scores: running moments of the scores.
+        equal: steps in a row in which all scores were equal.
     """
 
     kl: KLCoefficient
     scores: Moments = field(default_factory=Moments)
+    equal: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        return {"kl": asdict(self.kl), "scores": asdict(self.scores)}
+        return {"kl": asdict(self.kl), "scores": asdict(self.scores), "equal": self.equal}
 
     def take(self, value: Mapping[str, Any]) -> None:
         """The inverse of :meth:`to_json`, in place."""
         self.kl, self.scores = KLCoefficient(**value["kl"]), Moments(**value["scores"])
+        self.equal = int(value["equal"])
+
+    def watch(self, raw: np.ndarray, index: int) -> None:
+        """Counts steps whose scores tell no answer from another.
+
+        Raises:
+            MidStepError: too many in a row.
+        """
+        self.equal = self.equal + 1 if float(np.ptp(raw)) == 0 else 0
+        if self.equal == 1:
+            log.warning("step %d: every answer was given the same score, %g: nothing is learnt from it", index, raw[0])
+        if self.equal == EQUAL_LIMIT:
+            raise MidStepError(
+                f"step {index}: for {EQUAL_LIMIT} steps every answer was given the same score, {raw[0]:g}: nothing can "
+                "be learnt. Look at samples.jsonl; the rule may not fit the answers, or the model answers all alike"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +109,7 @@ class Recipe:
         step_kl: the passes end when KL(π_old ‖ π), by k3, exceeds 1.5 times this; None: never.
         scale_scores: divide scores by their running standard deviation.
         score_clip: scores are clipped to ± this, after scaling; None: not.
+        missing_eos_penalty: taken from the score of a truncated answer, after clipping; None: nothing.
         value_warmup: first steps in which only the critic learns.
     """
 
@@ -108,6 +121,7 @@ class Recipe:
     step_kl: float | None = None
     scale_scores: bool = False
     score_clip: float | None = None
+    missing_eos_penalty: float | None = None
     value_warmup: int = 0
 
 
@@ -127,7 +141,7 @@ class Actors:
     sampler: LocalSampler
     critic: Critic | None
     reference: TokenReference | None
-    judge: Judge
+    judge: Scorer
     objective: PolicyObjective
     optimizer: AnyOptimizer
 
@@ -138,7 +152,8 @@ def improve(
     """Yields one :class:`Step` after each batch of answers was learnt from.
 
     Raises:
-        TrainingError: the ratio is not 1 before the first update, or three non-finite updates in a row.
+        TrainingError: three non-finite steps in a row.
+        MidStepError: the ratio is not 1 before the first update, or five steps in a row all scores were equal.
         ScoringError: an answer could not be scored; no weight was changed for it.
     """
     while state.step < plan.total:
@@ -175,13 +190,14 @@ def _collect(
     """Samples, scores, and turns scores into advantages."""
     answers = draw(actors.sampler, tasks, recipe.sampling, seed=step_seed(config.seed, index))
     raw = actors.judge.score([answered(t, s) for t, group in zip(tasks, answers, strict=True) for s in group])
+    memory.watch(raw, index)
     flat = [s for group in answers for s in group]
     groups = [branches_of(t, group) for t, group in zip(tasks, answers, strict=True)]
     looked = look(actors, groups, config)
     judged = Judged(
         group=torch.tensor([i for i, group in enumerate(answers) for _ in group]),
         lengths=torch.tensor([len(b) for g in groups for b in g.branches]),
-        score=_shaped(torch.from_numpy(raw), recipe, memory),
+        score=_shaped(torch.from_numpy(raw), [s.finish == "length" for s in flat], recipe, memory),
         old=looked["old"],
         reference=looked.get("reference"),
         value=looked.get("value"),
@@ -200,12 +216,14 @@ def _collect(
     return experiences(tasks, groups, judged, credited), figures, shown
 
 
-def _shaped(scores: torch.Tensor, recipe: Recipe, memory: Memory) -> torch.Tensor:
-    """Scores scaled by their running deviation and clipped, if asked for."""
+def _shaped(scores: torch.Tensor, truncated: Sequence[bool], recipe: Recipe, memory: Memory) -> torch.Tensor:
+    """Scores scaled by their running deviation, clipped, and less for a missing end, if asked for."""
     memory.scores = memory.scores.add(scores)
     if recipe.scale_scores:
         scores = scores / max(memory.scores.std, 1e-8)
-    return scores if recipe.score_clip is None else scores.clamp(-recipe.score_clip, recipe.score_clip)
+    if recipe.score_clip is not None:
+        scores = scores.clamp(-recipe.score_clip, recipe.score_clip)
+    return scores - (recipe.missing_eos_penalty or 0.0) * torch.tensor(truncated, dtype=scores.dtype)
 
 
 def _learn(
@@ -312,11 +330,11 @@ def check_ratio(metrics: Mapping[str, float], dtype: torch.dtype, step: int) -> 
     """Before the first update π is π_old: the mean ratio must be 1.
 
     Raises:
-        TrainingError: it is not; log-probabilities when sampling and when learning do not belong together.
+        MidStepError: it is not; log-probabilities when sampling and when learning do not belong together.
     """
     allowed = 0.05 if dtype in (torch.bfloat16, torch.float16) else 1e-4
     if not abs(metrics["ratio"] - 1) <= allowed:
-        raise TrainingError(
+        raise MidStepError(
             f"step {step}: the mean ratio before the first update is {metrics['ratio']:.6g}, not 1 "
             f"(allowed: {allowed:g} off); log-probabilities of the same weights differ: learning would be wrong"
         )

@@ -40,7 +40,10 @@ def _parse_prompt(row: Fields, source: Source) -> Prompt:
             raise RowFault("prompt", "ends with an assistant turn: nothing is asked")
         if not any((item["content"] or "").strip() for item in prompt):
             raise RowFault("prompt", "is empty")
-    return Prompt(prompt=prompt, **common(row, source))
+    known = {"id", "prompt", "tools"}
+    return Prompt(
+        prompt=prompt, meta={k: v for k, v in row.items() if k not in known and v is not None}, **common(row, source)
+    )
 
 
 def _parse_text(row: Fields, source: Source) -> Example:

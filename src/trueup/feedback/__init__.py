@@ -1,0 +1,1 @@
+"""Who says how good an answer is: reward models, rules, judges, and several of them together."""
