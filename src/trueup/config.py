@@ -151,7 +151,7 @@ class PolicyConfig(Section):
     )
     kl_coef: float = Field(default=0.05, ge=0, description="its coefficient, at the start if it is adaptive")
     kl_target: float | None = Field(default=None, gt=0, description="wanted KL in nats an answer; None: fixed kl_coef")
-    kl_horizon: float = Field(default=10_000, gt=0, description="answers over which the coefficient adapts")
+    kl_horizon: float = Field(default=10_000.0, gt=0, description="answers over which the coefficient adapts")
     kl_estimator: Literal["k1", "k3"] = Field(default="k1", description="of the KL in the reward")
     step_kl: float | None = Field(
         default=None, gt=0, description="passes over a batch end when its KL exceeds 1.5 times this; None: never"
