@@ -82,11 +82,35 @@ def learning() -> list[str]:
         )
     if (demo := read("demo.json")) is not None:
         before, after = demo["before"]["rewards/accuracy"], demo["after"]["rewards/accuracy"]
+        loss = demo["after"]["loss"]
         lines.append(
-            f"Demo (`make demo`): held-out pair accuracy {before['mean']:.3f} before (every pair a tie), "
-            f"{after['mean']:.3f} [{after['low']:.3f}, {after['high']:.3f}] after, n = {after['n']}.\n"
+            f"Demo (`make demo`, {demo['seconds'] / 60:.1f} minutes): held-out pair accuracy {before['mean']:.3f} before (every "
+            f"pair a tie), {after['mean']:.3f} [{after['low']:.3f}, {after['high']:.3f}] after; held-out loss 0.693 before, "
+            f"{loss['mean']:.3f} [{loss['low']:.3f}, {loss['high']:.3f}] after; n = {after['n']}. {demo['note']}\n"
         )
     return lines if len(lines) > 1 else [*lines, "Not measured yet."]
+
+
+def sampling(report: dict[str, Any]) -> list[str]:
+    rates = {name: sorted(values)[len(values) // 2] for name, values in report["tokens_per_second"].items()}
+    ratios = report["ratios"]
+    return [
+        "\n## Sampling\n",
+        f"{report['prompts']} prompts, {report['new_tokens']} new tokens each, bf16 (`python benchmarks/sampling.py`): "
+        f"transformers' generate {rates['generate']:.0f} tokens/s in one batch; trueup {rates['ours_n1']:.0f} with one answer "
+        f"a prompt ({ratios['ours_n1']:.2f}x, wanted 1.5x), {rates['ours_n4']:.0f} with four ({ratios['ours_n4']:.2f}x; vLLM's CPU "
+        "build was seen at 416).",
+    ]
+
+
+def figures(report: dict[str, Any]) -> str:
+    """The short table of README.md."""
+    lines = ["| job | beside TRL 1.16.0 | memory |", "|---|---|---|"]
+    lines += [
+        f"| {e['job']} {e['precision']} | {e['speed_ratio']:.1f}x | {e['memory_ratio']:.2f} |" for e in report["speed"]
+    ]
+    note = "Rows a second and peak memory on two CPU cores, 135M model; all figures: [docs/benchmarks.md](docs/benchmarks.md)."
+    return "\n".join([*lines, "", note])
 
 
 def main() -> None:
@@ -94,8 +118,16 @@ def main() -> None:
     head = ["# Benchmarks\n", "> Written by `python benchmarks/page.py` from `benchmarks/results/*.json`. Ratios within one run "
             "count; absolute rates are those of a shared, noisy machine.\n"]  # fmt: skip
     body = [*speed(report), *parity(report)] if report else ["Not measured yet."]
+    if (sampled := read("sampling.json")) is not None:
+        body += sampling(sampled)
     text = "\n".join([*head, *body, *learning()]) + "\n"
     (HERE.parent / "docs" / "benchmarks.md").write_text(text, encoding="utf-8")
+    if report:
+        readme = HERE.parent / "README.md"
+        start, end = "<!-- figures -->", "<!-- /figures -->"
+        before, rest = readme.read_text(encoding="utf-8").split(start)
+        after = rest.split(end)[1]
+        readme.write_text(f"{before}{start}\n{figures(report)}\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

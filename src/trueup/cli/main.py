@@ -20,6 +20,8 @@ VERBS = {
     "train": ("trueup.cli.train", "train a model: trueup train dpo --model M --data FILE --out RUN"),
     "resume": ("trueup.cli.resume", "go on with a run that was interrupted"),
     "data": ("trueup.cli.data", "check, convert and show preference data"),
+    "sample": ("trueup.cli.sample", "answer a file of prompts, resumable"),
+    "pairs": ("trueup.cli.pairs", "make preference data: sample, score, pair"),
     "losses": ("trueup.cli.losses", "list the losses; with a name: equation, arguments, worked example"),
     "chat": ("trueup.cli.chat", "talk to a model or to the result of a run"),
     "merge": ("trueup.cli.merge", "merge a LoRA adapter into a full model"),

@@ -61,13 +61,20 @@ def machine_for(config: RunConfig) -> Machine:
     Raises:
         ConfigError: CUDA was asked for and is not there.
     """
-    wanted = config.train.device
+    if config.train.threads is not None:
+        torch.set_num_threads(config.train.threads)
+    return machine_named(config.train.device, config.train.precision)
+
+
+def machine_named(wanted: str = "auto", precision: str = "auto") -> Machine:
+    """A device and a precision by name.
+
+    Raises:
+        ConfigError: CUDA was asked for and is not there.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else torch.device(wanted)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("train.device: cuda was asked for, but torch sees no CUDA device; use cpu or auto")
-    if config.train.threads is not None:
-        torch.set_num_threads(config.train.threads)
-    precision = config.train.precision
     if precision == "auto":
         precision = "bf16" if _fast_bf16(device) else "fp32"
     return Machine(device, torch.bfloat16 if precision == "bf16" else torch.float32)
