@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup model demo test check format bench soak clean
+.PHONY: setup model demo test check format bench gpu soak clean
 
 setup: $(STAMP)
 
@@ -40,6 +40,9 @@ format: setup
 
 bench: model
 	$(BIN)/python benchmarks/run.py
+
+gpu: model
+	$(BIN)/python -m pytest -m gpu
 
 soak: model
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak

@@ -7,18 +7,21 @@ row goes through FlexAttention with a block mask.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
+from types import FunctionType
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "trueup"
 BLOCK = 512  # queries at a time
+TILE = 128  # of FlexAttention's block masks
 
 Groups = tuple[tuple[int, ...], ...]
 
@@ -57,7 +60,7 @@ def branching_attention(
         return _decode(query, key, value, scaling, seen), None
     if groups is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    if query.is_cuda:
+    if query.is_cuda and _fits_flex(query):
         return _flex(query, key, value, scaling, groups), None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return _GroupAttention.apply(query, key, value, scale, groups)[None], None  # pyright: ignore[reportOptionalSubscript]
@@ -141,7 +144,7 @@ def _probability(query: torch.Tensor, key: torch.Tensor, scale: float, block: _B
     q = query[0, :, block.queries].reshape(kv_heads, -1, width)
     k = key[0, :, block.keys]
     first = block.queries.start - block.keys.start
-    mask = _mask(block.sizes, first, k.shape[1], query.shape[1] // kv_heads, query.dtype)
+    mask = _mask(block.sizes, first, k.shape[1], query.shape[1] // kv_heads, query.dtype).to(query.device)
     scores = torch.baddbmm(mask.expand(kv_heads, -1, -1), q, k.transpose(1, 2), alpha=scale)
     return scores.softmax(-1)
 
@@ -161,33 +164,104 @@ def _mask(sizes: tuple[int, ...], first: int, end: int, repeat: int, dtype: torc
 
 @lru_cache(maxsize=4)
 def _block_mask(groups: Groups, device: torch.device) -> BlockMask:
-    """Which token sees which: same group, earlier position in the row, and prefix or same branch."""
-    group_of, branch_of = [], []
-    for g, (prefix, *branches) in enumerate(groups):
-        group_of += [g] * (prefix + sum(branches))
-        branch_of += [0] * prefix + [b for b, length in enumerate(branches, 1) for _ in range(length)]
-    group_t = torch.tensor(group_of, device=device)
-    branch_t = torch.tensor(branch_of, device=device)
+    """Which token sees which: same group, earlier position in the row, and prefix or same branch.
+
+    Counted from the lengths, because ``create_block_mask`` holds the whole ``[T, T]`` several times over.
+    """
+    group, prefix_end, branch_start = _places(groups)
+    total, blocks = len(group), -(-len(group) // TILE)
+    query = np.arange(total)[:, None]
+    low = np.arange(blocks)[None] * TILE
+    start = np.searchsorted(group, group)[:, None]  # of the query's group
+    in_prefix = np.minimum(np.minimum(low + TILE, prefix_end[:, None]), query + 1) - np.maximum(low, start)
+    in_branch = np.minimum(low + TILE, query + 1) - np.maximum(low, branch_start[:, None])
+    seen = np.maximum(in_prefix, 0) + np.maximum(in_branch, 0)  # keys of each tile that a query sees, [T, tiles]
+    seen = np.pad(seen, ((0, blocks * TILE - total), (0, 0))).reshape(blocks, TILE, blocks)
+    some, every = (seen > 0).any(1), (seen == TILE).all(1)
+    branch = np.where(branch_start == total, -1, branch_start)
+    group_t, branch_t = (torch.from_numpy(a).to(device, torch.int32) for a in (group, branch))
 
     def visible(_b: torch.Tensor, _h: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-        same = (branch_t[k] == 0) | (branch_t[q] == branch_t[k])
+        same = (branch_t[k] < 0) | (branch_t[q] == branch_t[k])
         return (q >= k) & (group_t[q] == group_t[k]) & same
 
-    total = len(group_of)
-    return create_block_mask(visible, None, None, total, total, device=str(device))
+    partial, full = _ordered(some & ~every, device), _ordered(every, device)
+    return BlockMask.from_kv_blocks(*partial, *full, BLOCK_SIZE=TILE, mask_mod=visible, seq_lengths=(total, total))
 
 
-_compiled_flex = torch.compile(flex_attention, dynamic=True)
+def _places(groups: Groups) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of every token: its group, where its group's prefix ends, where its branch starts (T: it is in a prefix)."""
+    total = sum(map(sum, groups))
+    group, prefix_end, branch_start = np.empty(total, np.int64), np.empty(total, np.int64), np.full(total, total)
+    at = 0
+    for g, (prefix, *branches) in enumerate(groups):
+        whole = slice(at, at + prefix + sum(branches))
+        group[whole], prefix_end[whole] = g, at + prefix
+        at += prefix
+        for length in branches:
+            branch_start[at : at + length] = at
+            at += length
+    return group, prefix_end, branch_start
+
+
+def _ordered(tiles: np.ndarray, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many tiles of each row are set, ``[1, 1, n]``, and which, the set ones first, ``[1, 1, n, n]``."""
+    order = np.argsort(~tiles, axis=-1, kind="stable")
+    both = (torch.from_numpy(a[None, None].astype(np.int32)) for a in (tiles.sum(-1), order))
+    count, index = (t.to(device) for t in both)
+    return count, index
+
+
+def _fits_flex(query: torch.Tensor) -> bool:
+    """Whether FlexAttention's kernels take these heads; the others go group by group as on CPU."""
+    return query.shape[-1] >= 16 and query.dtype != torch.float64
+
+
+class _Kernel(NamedTuple):
+    """What one compiled kernel is for; ``grad``: whether a backward pass may follow."""
+
+    heads: int
+    kv_heads: int
+    width: int
+    scale: float
+    dtype: torch.dtype
+    grad: bool
+
+
+@lru_cache(maxsize=32)
+def _compiled_flex(kind: _Kernel) -> Callable[..., torch.Tensor]:
+    """FlexAttention compiled for one kind of call; only the length of the row varies from call to call.
+
+    Each has a code object of its own: the compiler makes symbolic what it has seen vary within one, its kernels cannot
+    take a symbolic scale, and after eight variants it falls back to plain products. Its other kernel, for rows under
+    128 tokens, is left out.
+    """
+
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: BlockMask) -> torch.Tensor:
+        output = flex_attention(
+            query,
+            key,
+            value,
+            block_mask=mask,
+            scale=kind.scale,
+            enable_gqa=kind.heads != kind.kv_heads,
+            kernel_options={"FORCE_USE_FLEX_ATTENTION": True},
+        )
+        return cast("torch.Tensor", output)
+
+    name = f"attend_{abs(hash(kind))}"
+    own = FunctionType(attend.__code__.replace(co_name=name), globals(), name, None, attend.__closure__)
+    return torch.compile(own)
 
 
 def _flex(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None, groups: Groups
 ) -> torch.Tensor:
     """The whole row at once on CUDA; ``[1, T, heads, d]``."""
-    mask = _block_mask(groups, query.device)
-    attend = _compiled_flex if query.is_cuda else flex_attention
-    output = attend(query, key, value, block_mask=mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
-    return output.transpose(1, 2)  # pyright: ignore[reportAttributeAccessIssue]
+    heads, width = query.shape[1], query.shape[3]
+    scale = width**-0.5 if scaling is None else scaling
+    kind = _Kernel(heads, key.shape[1], width, scale, query.dtype, torch.is_grad_enabled())
+    return _compiled_flex(kind)(query, key, value, _block_mask(groups, query.device)).transpose(1, 2)
 
 
 AttentionInterface.register(NAME, branching_attention)

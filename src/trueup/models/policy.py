@@ -112,7 +112,7 @@ class Policy:
 
     def tokens(self, layout: Layout, *, extras: bool = False) -> TokenFigures:
         """Figures of every trained token, ``[N]``."""
-        states = self.hidden(layout).index_select(0, layout.source)
+        states = _rows(self.hidden(layout), layout.source)
         return token_figures(states, output_head(self.inner), layout.target, extras=extras)
 
     def sequences(self, layout: Layout, *, common: bool = False, weights: bool = False) -> SequenceFigures:
@@ -140,8 +140,15 @@ class Policy:
         return self.model.disable_adapter() if isinstance(self.model, PeftModel) else nullcontext()
 
 
+def _rows(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Some rows; on CUDA by a way whose backward pass adds up in a fixed order (index_select's does not)."""
+    return states[places] if states.is_cuda else states.index_select(0, places)
+
+
 def _sum_by_sequence(per_token: torch.Tensor, layout: Layout) -> torch.Tensor:
-    return per_token.new_zeros(len(layout.lengths)).index_add(0, layout.sequence, per_token)
+    """``[S]``; summed along rows of a table, because index_add has no fixed order on CUDA."""
+    table = per_token.new_zeros(len(layout.lengths), int(layout.lengths.max()))
+    return table.index_put((layout.sequence, layout.ordinal), per_token).sum(1)
 
 
 def _in_common(layout: Layout) -> torch.Tensor:

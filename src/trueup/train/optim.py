@@ -145,7 +145,7 @@ class Optimizer:
                 m.copy_(weights[name])
         for flat, value in moments.items():
             name, key = flat.rsplit("//", 1)
-            self.adam.state[self.masters[name]][key] = value.clone()
+            self.adam.state[self.masters[name]][key] = value.to(self.masters[name].device, copy=True)
         self._publish()
 
 
