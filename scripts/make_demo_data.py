@@ -103,6 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sides", nargs="*", default=["train", "held_out"])
     arguments = parser.parse_args()
     path = bundled_path()
     tokenizer = AutoTokenizer.from_pretrained(path)
@@ -112,8 +113,10 @@ def main() -> None:
         "held_out": [t for i, t in enumerate(TOPICS) if i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1],
     }
     for side, topics in sides.items():
+        if side not in arguments.sides:
+            continue
         prompts = [q.format(t) for t, q in itertools.product(topics, QUESTIONS)]
-        rows = pairs(prompts, sample(model, tokenizer, prompts, arguments.seed), side)
+        rows = pairs(prompts, sample(model, tokenizer, prompts, arguments.seed + (side == "held_out")), side)
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (arguments.out / f"{side}.jsonl").write_text(text, encoding="utf-8")
         print(f"{side}: {len(prompts)} prompts, {len(rows)} pairs")

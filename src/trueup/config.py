@@ -174,6 +174,23 @@ class PolicyConfig(Section):
     ptx_coef: float = Field(default=0.1, gt=0, description="weight of their loss, a token")
 
 
+class OnlineConfig(Section):
+    """Pairs of the model's own answers: online-LOSS (a round a step) and iterative-LOSS (a few rounds)."""
+
+    rounds: int = Field(default=3, ge=1, description="of iterative-LOSS; online-LOSS has one a step")
+    prompts: int | None = Field(default=None, ge=1, description="prompts of a round; None: all, spread over the rounds")
+    choose: Literal["best-worst", "best-random", "all", "length-matched", "ranked"] = Field(
+        default="best-worst", description="which answers make a pair"
+    )
+    min_margin: float = Field(default=0.0, ge=0, description="scores of a pair differ by more than this; 0 drops ties")
+    max_similarity: float = Field(default=0.9, ge=0, le=1, description="answers more alike are near-duplicates")
+    cap: int = Field(default=1, ge=1, description="pairs a prompt at most")
+    reference: Literal["fixed", "round", "ema"] = Field(
+        default="fixed", description="the start; the policy at the start of each round; a moving average of it"
+    )
+    decay: float = Field(default=0.5, ge=0, lt=1, description="of the moving average, a round")
+
+
 class RunConfig(Section):
     """Everything one training run is told."""
 
@@ -188,6 +205,7 @@ class RunConfig(Section):
     )
     sample: SampleConfig = Field(default_factory=SampleConfig)
     policy: PolicyConfig = Field(default_factory=PolicyConfig)
+    online: OnlineConfig = Field(default_factory=OnlineConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     lora: LoraConfig | None = None
     eval: EvalConfig = Field(default_factory=EvalConfig)

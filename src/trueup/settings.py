@@ -242,7 +242,7 @@ def check_effective(config: RunConfig, method: MethodLike, pairwise: Mapping[str
         if name not in method.option_names and not (name == "alpha_coefficient" and "f_divergence" in config.options):
             known = ", ".join(sorted(method.option_names)) or "none"
             raise ConfigError(f"options.{name}: has no effect on {method.name}; its options: {known}")
-    if config.mixture and method.family != "pairs":
+    if config.mixture and method.family not in ("pairs", "online"):
         raise ConfigError(f"mixture: only pairwise methods can be mixed, not {method.name}")
     for term in config.mixture:
         if term.name not in pairwise:
@@ -304,23 +304,36 @@ def _rules_of_sampling(config: RunConfig, method: MethodLike) -> list[tuple[bool
     """Settings of methods that learn from the model's own answers."""
     used = config.model_fields_set
     policy = config.policy.model_fields_set if "policy" in used else set[str]()
-    samples = method.family == "policy"
+    online, samples = method.family == "online", method.family in ("policy", "online")
+    gradients = method.family == "policy"
+    rounds = config.online.model_fields_set if "online" in used else set[str]()
     advantage = config.policy.advantage
     kind = advantage if advantage != "auto" else ("gae" if method.name == "ppo" else method.name)
     critic = sorted(n for n in policy if n.startswith("value") or n == "lam")
     return [
         *[(not samples and name in used, f"{name}: has no effect, {method.name} does not sample answers")
-          for name in ("reward", "sample", "policy")],
-        (samples and kind != "gae" and bool(critic),
+          for name in ("reward", "sample")],
+        (not gradients and "policy" in used, f"policy: has no effect, {method.name} is no policy-gradient method"),
+        (not online and "online" in used, f"online: has no effect, {method.name} makes no pairs of its own answers"),
+        (online and config.sample.n < 2, "sample.n: a pair needs two answers to a prompt; use 2 or more"),
+        (online and method.name.startswith("online-") and "rounds" in rounds,
+         "online.rounds: has no effect, online methods take a round a step; use iterative-LOSS"),
+        (online and method.name.startswith("online-") and "prompts" in rounds,
+         "online.prompts: has no effect, the prompts of a round are train.batch_size"),
+        (online and "decay" in rounds and config.online.reference != "ema",
+         "online.decay: has no effect unless online.reference is ema"),
+        (online and config.model.reference == "precomputed",
+         "model.reference: precomputed is not possible: the answers are new in every round"),
+        (gradients and kind != "gae" and bool(critic),
          f"policy.{critic[0] if critic else ''}: has no effect, {kind} has no value model"),
-        (samples and config.policy.kl_target is not None and config.policy.kl in ("loss", "none"),
+        (gradients and config.policy.kl_target is not None and config.policy.kl in ("loss", "none"),
          "policy.kl_target: has no effect unless the KL is in the reward (policy.kl reward)"),
-        (samples and "kl_horizon" in policy and config.policy.kl_target is None,
+        (gradients and "kl_horizon" in policy and config.policy.kl_target is None,
          "policy.kl_horizon: has no effect without policy.kl_target"),
-        (samples and "ptx_coef" in policy and config.policy.ptx_path is None,
+        (gradients and "ptx_coef" in policy and config.policy.ptx_path is None,
          "policy.ptx_coef: has no effect without policy.ptx_path"),
-        (samples and config.lora is not None and config.lora.dropout > 0,
+        (gradients and config.lora is not None and config.lora.dropout > 0,
          f"lora.dropout: must be 0: {method.name} compares two passes over the same answers"),
-        (samples and config.train.batch_size * config.sample.n < 2,
+        (gradients and config.train.batch_size * config.sample.n < 2,
          "train.batch_size: one answer a step teaches nothing; raise it or sample.n"),
     ]  # fmt: skip

@@ -26,6 +26,7 @@ from trueup.config import (
     EvalConfig,
     LoraConfig,
     ModelConfig,
+    OnlineConfig,
     PolicyConfig,
     RunConfig,
     SampleConfig,
@@ -41,6 +42,11 @@ SAMPLED: dict[str, Any] = {
     "sample": SampleConfig(n=2, max_new_tokens=12),
     "policy": PolicyConfig(kl_target=0.5, kl_horizon=50, kl="reward", scale_scores=True, minibatches=2),
 }
+ITERATED: dict[str, Any] = {
+    "reward": SAMPLED["reward"],
+    "sample": SAMPLED["sample"],
+    "online": OnlineConfig(rounds=3, reference="ema"),
+}
 
 
 def config_for(method: str, model: str, data: str, lora: bool) -> RunConfig:
@@ -49,7 +55,7 @@ def config_for(method: str, model: str, data: str, lora: bool) -> RunConfig:
         model=ModelConfig(path=model),
         data=DataConfig(path=data, eval_fraction=0.2, max_length=256),
         train=TrainConfig(lr=1e-3, batch_size=4, epochs=3, seed=7, precision="fp32", threads=1),
-        **(SAMPLED if method in SAMPLING else {}),
+        **(SAMPLED if method in SAMPLING else ITERATED if method.startswith("iterative") else {}),
         lora=LoraConfig(rank=2, alpha=4.0, dropout=0.0 if method in SAMPLING else 0.1) if lora else None,
         eval=EvalConfig(every=5),
         save=SaveConfig(every=2, keep=2),

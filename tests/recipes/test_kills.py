@@ -50,7 +50,7 @@ def test_kills_with_lora_and_its_dropout(tiny: Path, small_data: dict[str, Path]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "more"), [("ppo", ("--lora",)), ("grpo", ())])
+@pytest.mark.parametrize(("method", "more"), [("ppo", ("--lora",)), ("grpo", ()), ("iterative-dpo", ())])
 def test_kills_while_sampling_and_saving(
     method: str, more: tuple[str, ...], tiny: Path, small_data: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -236,3 +236,12 @@ def test_a_ratio_that_is_not_one_is_refused() -> None:
     wrong = PolicyObjective(Policy(other, 0), None, ppo_clip, (0.2, 0.2), Weights())
     with pytest.raises(MidStepError, match="ratio before the first update"):
         run(replace(who, objective=wrong), recipe("rloo"))
+
+
+def test_a_prompt_that_is_there_twice_is_answered_anew() -> None:
+    who, sampling = actors(Weights(), critic=False), Sampling(n=2, max_new_tokens=12)
+    one, other = tasks(2)
+    first, _, again = draw(who.sampler, [one, other, one], sampling, seed=5)
+    assert [s.text for s in first] == [s.text for s in draw(who.sampler, [one], sampling, seed=5)[0]]
+    assert {s.text for s in first}.isdisjoint(s.text for s in again)
+    assert {s.prompt for s in again} == {one.id}

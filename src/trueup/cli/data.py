@@ -21,7 +21,6 @@ from trueup.errors import DataError
 from trueup.models.load import load_tokenizer
 from trueup.recipes.prepare import prepare, renderer_for
 from trueup.settings import nearest
-from trueup.train.methods import METHODS
 from trueup.types import Comparison
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help="Check, convert and show preference data.")
@@ -52,7 +51,7 @@ def check(
 ) -> int:
     """The preflight audit: what would happen to every row. --data.max_length and the like work as in training."""
     settings: RunConfig = config_from(method, model, file, None, list(context.args))
-    prepared = prepare(settings, METHODS[method])
+    prepared = prepare(settings, method_of(settings))
     if as_json:
         print(json.dumps(prepared.audit.to_json(), ensure_ascii=False))
         return 0
@@ -92,7 +91,7 @@ def show(
     """One row as the model sees it: trained tokens between ⟦ and ⟧."""
     settings = config_from(method, model, file, None, list(context.args))
     rows: Sequence = read_rows(file, format=settings.data.format, columns=settings.data.columns,
-                               bad_rows=settings.data.bad_rows, wanted=METHODS[method].row).rows  # fmt: skip
+                               bad_rows=settings.data.bad_rows, wanted=method_of(settings).row).rows  # fmt: skip
     if not 1 <= row <= len(rows):
         raise DataError(f"--row: {file} has {len(rows)} usable rows; {row} is not one of them")
     renderer = renderer_for(settings, load_tokenizer(model))

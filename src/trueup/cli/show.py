@@ -76,6 +76,11 @@ def show_result(result: TrainResult, as_json: bool) -> None:
     if names:
         rows = [(n, _cell(before.get(n)), _cell(after[n])) for n in names]
         show_table(f"held-out rows, n = {after[names[0]]['n']}, mean [95 % interval]", ("", "before", "after"), rows)
+    if table := result.results.get("rounds"):
+        heads = ["round", *(name for name in table[0] if name != "round")]
+        show_table(
+            "rounds, on held-out prompts", tuple(heads), [tuple(figure(line[h]) for h in heads) for line in table]
+        )
     _show_samples(result)
     print(f"run folder: {result.folder}   (the model is in model/, the figures in results.json)")
 

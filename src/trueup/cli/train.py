@@ -14,9 +14,9 @@ from trueup.config import RunConfig
 from trueup.errors import ConfigError
 from trueup.losses import PREFERENCE
 from trueup.recipes.estimate import estimate
-from trueup.recipes.train import audit, train
+from trueup.recipes.train import audit, method_of, train
 from trueup.settings import check_effective, dump_config, load_config
-from trueup.train.methods import METHODS
+from trueup.train.methods import METHODS, find_method, words
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -29,12 +29,15 @@ def config_from(
     Raises:
         ConfigError: anything unknown, contradictory or without effect.
     """
-    if method not in METHODS:
-        close = difflib.get_close_matches(method, METHODS, 1, 0.4)
+    if (known := find_method(method)) is None:
+        close = difflib.get_close_matches(method, words(), 1, 0.4)
         hint = f" (did you mean {close[0]}?)" if close else ""
-        raise ConfigError(f"{method!r} is no method{hint}; there are {', '.join(METHODS)}")
+        raise ConfigError(
+            f"{method!r} is no method{hint}; there are {', '.join(METHODS)}, and online-LOSS, iterative-LOSS for every "
+            "pairwise loss"
+        )
     settings = load_config(config, overrides, {"method": method, "model.path": model, "data.path": data})
-    check_effective(settings, METHODS[method], {name: loss.arguments for name, loss in PREFERENCE.items()})
+    check_effective(settings, known, {name: loss.arguments for name, loss in PREFERENCE.items()})
     return settings
 
 
@@ -64,7 +67,7 @@ def command(
 
 def _dry_run(settings: RunConfig, as_json: bool) -> int:
     prepared = audit(settings)
-    guess = estimate(settings, METHODS[settings.method], prepared.train)
+    guess = estimate(settings, method_of(settings), prepared.train)
     if as_json:
         figures: dict[str, Any] = {"config": settings.model_dump(mode="json"), "audit": prepared.audit.to_json(),
                                    "estimate": guess.to_json()}  # fmt: skip

@@ -81,6 +81,18 @@ class RolloutJob:
         """The training loop."""
         return improve(self.actors, self.recipe, self.plan, self.config.train, self.kept, state)
 
+    def milestone(self, step: int) -> bool:
+        """Never."""
+        del step
+        return False
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """None."""
+        return {}
+
+    def take_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """None."""
+
     def memory(self) -> dict[str, Any]:
         """KL coefficient and running moments."""
         return self.kept.to_json()
@@ -91,17 +103,24 @@ class RolloutJob:
 
     def evaluate(self) -> dict[str, Figure]:
         """Score, length and truncation of one answer to each held-out prompt, drawn alike at every evaluation."""
-        if not self.held_out:
-            return {}
-        sampling = replace(self.recipe.sampling, n=1)
-        groups = draw(self.actors.sampler, self.held_out, sampling, seed=EVAL_SEED)
-        pairs = [(t, g[0]) for t, g in zip(self.held_out, groups, strict=True)]
-        arrays = {
-            "score": np.asarray(self.actors.judge.score([answered(t, s) for t, s in pairs]), dtype=np.float64),
-            "length": np.array([float(len(s.ids)) for _, s in pairs if s.ids is not None]),
-            "truncated": np.array([float(s.finish == "length") for _, s in pairs]),
-        }
-        return summarise(arrays, self.clusters, self.config.train.seed)
+        sampler, judge, sampling = self.actors.sampler, self.actors.judge, self.recipe.sampling
+        return answer_figures(sampler, judge, sampling, self.held_out, self.clusters, self.config.train.seed)
+
+
+def answer_figures(
+    sampler: LocalSampler, judge: Scorer, sampling: Sampling, tasks: Sequence[Task], clusters: Sequence[str], seed: int
+) -> dict[str, Figure]:
+    """Score, length and truncation of one answer to each prompt, drawn alike every time; empty without prompts."""
+    if not tasks:
+        return {}
+    groups = draw(sampler, tasks, replace(sampling, n=1), seed=EVAL_SEED)
+    pairs = [(t, g[0]) for t, g in zip(tasks, groups, strict=True)]
+    arrays = {
+        "score": np.asarray(judge.score([answered(t, s) for t, s in pairs]), dtype=np.float64),
+        "length": np.array([float(len(s.ids)) for _, s in pairs if s.ids is not None]),
+        "truncated": np.array([float(s.finish == "length") for _, s in pairs]),
+    }
+    return summarise(arrays, clusters, seed)
 
 
 def tasks_of(tokens: Sequence[CompletionTokens], rows: Sequence[Any]) -> list[Task]:
@@ -119,7 +138,7 @@ def build_rollouts(config: RunConfig, method: Method, prepared: Prepared) -> tup
     settled = settle(config, method)
     machine = machine_for(config)
     torch.manual_seed(config.train.seed)
-    scorer = _scorer(config)
+    scorer = scorer_for(config)
     policy = open_policy(config, method, machine, int(prepared.tokenizer.pad_token_id))  # type: ignore[arg-type]
     name = identity(config.model.path, config.model.revision)
     reference = _reference(config, settled, policy, machine, name)
@@ -156,7 +175,7 @@ def build_rollouts(config: RunConfig, method: Method, prepared: Prepared) -> tup
             "precision": str(machine.dtype),
         },
     )  # fmt: skip
-    _check(policy, tasks)
+    check_policy(policy, tasks)
     return job, policy
 
 
@@ -190,7 +209,12 @@ def settle(config: RunConfig, method: Method) -> Settled:
     )
 
 
-def _scorer(config: RunConfig) -> Scorer:
+def scorer_for(config: RunConfig) -> Scorer:
+    """Who scores.
+
+    Raises:
+        ConfigError: nobody is named, or the name says nothing sensible.
+    """
     if config.reward is None:
         raise ConfigError(
             f"reward: missing; {config.method} learns from scores: --reward PATH (a reward model) or rule:NAME"
@@ -288,13 +312,16 @@ def _ptx(config: RunConfig, prepared: Prepared) -> Callable[[int, int], list[Com
     return lambda step, count: [rows[i] for i in batch_at(len(rows), min(count, len(rows)), config.train.seed, step)]
 
 
+def sampling_of(config: RunConfig) -> Sampling:
+    """How answers are drawn; the seed is the step's."""
+    given = config.sample.model_dump(exclude={"slots"})
+    return Sampling(**given)
+
+
 def _recipe(config: RunConfig, settled: Settled) -> Recipe:
-    sample, chosen = config.sample, config.policy
+    chosen = config.policy
     return Recipe(
-        sampling=Sampling(
-            temperature=sample.temperature, top_k=sample.top_k, top_p=sample.top_p, min_p=sample.min_p,
-            max_new_tokens=sample.max_new_tokens, stop=sample.stop, n=sample.n,
-        ),
+        sampling=sampling_of(config),
         credit=Credit(
             kind=settled.advantage, gamma=chosen.gamma, lam=chosen.lam, kl_estimator=chosen.kl_estimator,
             whiten_advantages=chosen.whiten_advantages, whiten_rewards=chosen.whiten_rewards,
@@ -310,7 +337,7 @@ def _recipe(config: RunConfig, settled: Settled) -> Recipe:
     )  # fmt: skip
 
 
-def _check(policy: Policy, tasks: Sequence[Task]) -> None:
+def check_policy(policy: Policy, tasks: Sequence[Task]) -> None:
     """Step 0: both layouts and the model's own output layer agree, on prompts that answer their first halves."""
     groups = []
     for task in [t for t in tasks if len(t.ids) > 1][:2]:

@@ -92,12 +92,24 @@ class Work(Protocol):
         """Figures over the held-out rows, with intervals; empty if there are none."""
         ...
 
+    def milestone(self, step: int) -> bool:
+        """Whether a checkpoint is due after the step whatever ``save.every`` says."""
+        ...
+
     def memory(self) -> dict[str, Any]:
         """What the method remembers besides weights and moments, as plain values."""
         ...
 
     def remember(self, memory: Mapping[str, Any]) -> None:
         """The inverse of :meth:`memory`."""
+        ...
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Further tensors that a checkpoint must hold."""
+        ...
+
+    def take_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """The inverse of :meth:`tensors`."""
         ...
 
 
@@ -133,12 +145,24 @@ class Job:
         """The training loop."""
         return optimise(self.objective, self.optimizer, self.plan, self.config.train, state)
 
+    def milestone(self, step: int) -> bool:
+        """Never."""
+        del step
+        return False
+
     def memory(self) -> dict[str, Any]:
         """Nothing."""
         return {}
 
     def remember(self, memory: Mapping[str, Any]) -> None:
         """Nothing."""
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """None."""
+        return {}
+
+    def take_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """None."""
 
     def evaluate(self) -> dict[str, Figure]:
         """Figures over the held-out rows, with intervals; empty if there are none."""
@@ -200,7 +224,8 @@ class Session:
         if figures:
             self._watch(figures, step.index)
         save_every = self.job.config.save.every
-        if (save_every and step.index % save_every == 0) or (figures and self.progress.best_step == step.index):
+        due = (save_every and step.index % save_every == 0) or self.job.milestone(step.index)
+        if due or (figures and self.progress.best_step == step.index):
             self.save()
 
     def _watch(self, figures: Mapping[str, Figure], step: int) -> None:
@@ -227,6 +252,8 @@ class Session:
             "optimizer": self.job.optimizer.moments(),
             "rng": _rng_state(),
         }
+        if more := self.job.tensors():
+            tensors["method"] = more
         meta = {
             "progress": self.progress.to_json(),
             "metrics_offset": self.metrics.offset(),
@@ -249,6 +276,7 @@ class Session:
             if kept != value:
                 raise RunError(f"{self.folder.path}: cannot resume: {name} was {kept!r} and is now {value!r}")
         self.progress = Progress.from_json(checkpoint.meta["progress"])
+        self.job.take_tensors(checkpoint.tensors.get("method", {}))
         self.job.remember(checkpoint.meta.get("memory", {}))
         self.job.optimizer.load(checkpoint.tensors["weights"], checkpoint.tensors["optimizer"])
         _set_rng_state(checkpoint.tensors["rng"])

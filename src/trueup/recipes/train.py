@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trueup.config import RunConfig
 from trueup.errors import ConfigError, MidStepError, TrainingError
@@ -14,6 +15,7 @@ from trueup.models.policy import Policy
 from trueup.models.save import save_result
 from trueup.models.source import identity
 from trueup.recipes.build import build
+from trueup.recipes.online import build_online
 from trueup.recipes.prepare import Prepared, prepare
 from trueup.recipes.rollouts import build_rollouts
 from trueup.recipes.samples import answer_prompts
@@ -25,11 +27,12 @@ from trueup.runs.metrics import JsonlWriter
 from trueup.runs.signals import Stop, stop_on_signals
 from trueup.runs.sinks import open_sinks
 from trueup.train.evaluate import Figure
-from trueup.train.methods import METHODS, Method
+from trueup.train.methods import Method, find_method, words
 
 log = logging.getLogger(__name__)
 
-Results = dict[str, dict[str, dict[str, float]]]
+Results = dict[str, Any]
+Builder = Callable[[RunConfig, Method, Prepared], tuple[Work, Policy]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +60,9 @@ def method_of(config: RunConfig) -> Method:
     Raises:
         ConfigError: no such method.
     """
-    if config.method not in METHODS:
-        raise ConfigError(f"method: {config.method!r} is unknown; known are {', '.join(METHODS)}")
-    return METHODS[config.method]
+    if (method := find_method(config.method)) is None:
+        raise ConfigError(f"method: {config.method!r} is unknown; known are {', '.join(words())}")
+    return method
 
 
 def audit(config: RunConfig) -> Prepared:
@@ -111,9 +114,8 @@ def _drive(
     folder: RunFolder, config: RunConfig, method: Method, prepared: Prepared, listeners: tuple[Listener, ...]
 ) -> TrainResult:
     """Builds, restores if there is something to restore, trains, evaluates, writes the result."""
-    job, policy = (
-        build_rollouts(config, method, prepared) if method.family == "policy" else build(config, method, prepared)
-    )
+    builders: dict[str, Builder] = {"policy": build_rollouts, "online": build_online}
+    job, policy = builders.get(method.family, build)(config, method, prepared)
     checkpoint, skipped = load_latest(folder.checkpoints)
     for reason in skipped:
         log.warning("checkpoint not used: %s", reason)
@@ -138,6 +140,8 @@ def _drive(
             return TrainResult(folder.path, steps, False, stop.exit_code, results)
         _take_best(session, folder)
         results["after"] = _figures(job.evaluate())
+        if table := job.memory().get("table"):
+            results["rounds"] = table
         write_json(results_path, results)
         _samples(folder, policy, prepared, steps, method)
         _publish(folder, config, method, policy, prepared, job, results, session.progress)

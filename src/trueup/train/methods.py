@@ -9,7 +9,7 @@ from trueup.losses import POLICY, PREFERENCE, REWARD, SUPERVISED, UNPAIRED
 from trueup.losses.registry import Loss
 from trueup.types import Comparison, Example, Prompt, Rating, Row
 
-Family = Literal["sft", "reward", "pairs", "unpaired", "policy"]
+Family = Literal["sft", "reward", "pairs", "unpaired", "policy", "online"]
 
 _METRICS: dict[str, tuple[str, ...]] = {
     "sft": ("loss",),
@@ -17,6 +17,7 @@ _METRICS: dict[str, tuple[str, ...]] = {
     "pairs": ("rewards/accuracy", "loss", "rewards/margin"),
     "unpaired": ("loss",),
     "policy": ("score",),
+    "online": ("score",),
 }
 
 
@@ -79,3 +80,21 @@ def _methods() -> dict[str, Method]:
 
 
 METHODS: dict[str, Method] = _methods()
+
+ONLINE = ("online", "iterative")  # online-LOSS, iterative-LOSS: for every pairwise loss
+
+
+def find_method(name: str) -> Method | None:
+    """A method by its word; ``online-dpo``, ``iterative-ipo`` and the like are made from their pairwise loss."""
+    if name in METHODS:
+        return METHODS[name]
+    how, _, loss = name.partition("-")
+    if how not in ONLINE or loss not in PREFERENCE:
+        return None
+    base = METHODS[loss]
+    return Method(name, "online", base.loss, Prompt, base.lr, base.lora_lr, "score", True)
+
+
+def words() -> list[str]:
+    """Every word that :func:`find_method` knows."""
+    return [*METHODS, *(f"{how}-{loss}" for how in ONLINE for loss in PREFERENCE)]

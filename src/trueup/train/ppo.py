@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -260,24 +261,24 @@ def _learn(
     )  # fmt: skip
 
 
-def only(samples: Iterator[Sample], tasks: Sequence[Task], n: int) -> list[list[Sample]]:
-    """Samples by prompt and index, whatever order they came in."""
-    place = {t.id: i for i, t in enumerate(tasks)}
-    found: list[list[Sample | None]] = [[None] * n for _ in tasks]
-    for sample in samples:
-        found[place[sample.prompt]][sample.index] = sample
-    return [[s for s in group if s is not None] for group in found]
-
-
 def draw(sampler: LocalSampler, tasks: Sequence[Task], sampling: Sampling, *, seed: int) -> list[list[Sample]]:
-    """``sampling.n`` answers to each task, in order."""
+    """``sampling.n`` answers to each task, in order; a task that is there twice is answered anew the second time."""
     model = sampler.policy.model
     training = model.training
     model.eval()
-    prompts = [PromptIds(id=t.id, ids=t.ids) for t in tasks]
-    answers = only(sampler.sample_ids(prompts, replace(sampling, seed=seed)), tasks, sampling.n)
+    prompts = [PromptIds(id=str(i), ids=t.ids) for i, t in enumerate(tasks)]
+    seen: Counter[bytes] = Counter()
+    first: list[int] = []
+    for task in tasks:
+        first.append(seen[task.ids.tobytes()] * sampling.n)
+        seen[task.ids.tobytes()] += 1
+    found: list[dict[int, Sample]] = [{} for _ in tasks]
+    wanted = replace(sampling, seed=seed)
+    for sample in sampler.sample_ids(prompts, wanted, lambda i: range(first[int(i)], first[int(i)] + sampling.n)):
+        place = int(sample.prompt)
+        found[place][sample.index - first[place]] = replace(sample, prompt=tasks[place].id)
     model.train(training)
-    return answers
+    return [[group[k] for k in range(sampling.n)] for group in found]
 
 
 def step_seed(seed: int, step: int) -> int:

@@ -112,8 +112,9 @@ class PreferenceObjective:
             preference=_preference(rows, layout.ids.device),
         )
 
-    def begin(self, _step: int, batch: Sequence[PairTokens], parts: Sequence[Sequence[int]]) -> _Begun:
+    def begin(self, step: int, batch: Sequence[PairTokens], parts: Sequence[Sequence[int]]) -> _Begun:
         """Counts the rows; for a coupled loss in several parts, finds its gradient over the whole batch first."""
+        del step
         if not self.needs.coupled or len(parts) == 1:
             return _Begun(len(batch))
         with torch.no_grad():
