@@ -20,6 +20,7 @@ from trueup.data.write import write_rows
 from trueup.errors import DataError
 from trueup.models.load import load_tokenizer
 from trueup.recipes.prepare import prepare, renderer_for
+from trueup.recipes.train import method_of
 from trueup.settings import nearest
 from trueup.types import Comparison
 
