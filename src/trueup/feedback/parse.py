@@ -16,7 +16,7 @@ from trueup.feedback.rules import RULES, Rule
 
 _KINDS = {
     "rule": {"rule", "arguments"},
-    "reward_model": {"reward_model", "revision", "max_length"},
+    "reward_model": {"reward_model", "revision", "max_length", "chat"},
     "sum": {"sum"},
     "ensemble": {"ensemble", "how", "penalty"},
 }
@@ -30,7 +30,8 @@ def open_scorer(
 
     Args:
         spec: ``rule:NAME``, ``module:function`` or the path of a reward model; or a mapping: ``{rule, arguments}``,
-            ``{reward_model, revision, max_length}``, ``{sum: [{..., weight}]}``, ``{ensemble: [...], how, penalty}``.
+            ``{reward_model, revision, max_length, chat}``, ``{sum: [{..., weight}]}``,
+            ``{ensemble: [...], how, penalty}``.
         dtype: of reward models.
         device: of reward models.
 

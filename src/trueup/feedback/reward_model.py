@@ -9,13 +9,14 @@ import numpy as np
 import torch
 
 from trueup.data.order import micro_batches
-from trueup.data.render import CompletionTokens, Renderer, RowRejected
+from trueup.data.render import Chat, CompletionTokens, Renderer, RowRejected
 from trueup.errors import ScoringError
 from trueup.feedback.base import Answered
 from trueup.models.layout import Branches
 from trueup.models.load import load_reward_model, load_tokenizer
 from trueup.models.policy import Policy
-from trueup.models.source import identity
+from trueup.models.source import identity, resolve
+from trueup.settings import read_yaml
 from trueup.types import Example, Prompt
 
 
@@ -31,6 +32,7 @@ class RewardModel:
         dtype: of the weights; scores are computed in fp32 from the last hidden state.
         device: where it runs.
         max_length: longer texts are an error; None: the model's context.
+        chat: as ``data.chat`` in its training; None: what the run that made it says, else ``auto``.
         micro_tokens: tokens at once.
 
     Raises:
@@ -45,6 +47,7 @@ class RewardModel:
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
         max_length: int | None = None,
+        chat: Chat | None = None,
         micro_tokens: int = 4096,
     ) -> None:
         self.path = str(path)
@@ -53,7 +56,7 @@ class RewardModel:
         self.policy = Policy(model.to(device=device), int(tokenizer.pad_token_id))  # type: ignore[arg-type]
         self.policy.model.requires_grad_(False)
         context = int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**20)
-        self.renderer = Renderer(tokenizer, max_length=max_length or context)
+        self.renderer = Renderer(tokenizer, max_length=max_length or context, chat=chat or _chat_of_run(path, revision))
         self.micro_tokens = micro_tokens
         self._identity = f"reward model {path}@{identity(path, revision)}"
 
@@ -91,3 +94,12 @@ class RewardModel:
             return self.renderer.completion(row)
         except RowRejected as error:
             raise ScoringError(f"{self.path}: row {answered.id}: {error}") from None
+
+
+def _chat_of_run(path: str | Path, revision: str | None) -> Chat:
+    """How the run that made the model rendered its rows; ``auto`` for models that no run of ours made."""
+    settings = resolve(path, revision).folder.parent / "config.yaml"
+    if not settings.is_file():
+        return "auto"
+    data = read_yaml(settings.read_text(encoding="utf-8"), str(settings)).get("data", {})
+    return data.get("chat", "auto")

@@ -175,21 +175,21 @@ def build_online(config: RunConfig, method: Method, prepared: Prepared) -> tuple
         clusters=[prompt_key(r) for r in prepared.held_out],
         metric=config.eval.metric or method.metric,
         maximise=True,
-        identity={
-            "method": method.name,
-            "loss": hash_json({"loss": config.loss, "mixture": [t.model_dump() for t in config.mixture],
-                               "options": config.options, "online": config.online.model_dump(),
-                               "sample": config.sample.model_dump(exclude={"slots"})}),
-            "reference": stored.identity,
-            "reward": scorer.identity,
-            "model": name,
-            "data": prepared.fingerprint,
-            "precision": str(machine.dtype),
-        },
+        identity=_identity(config, method, prepared, {"reference": stored.identity, "reward": scorer.identity,
+                                                      "model": name, "precision": str(machine.dtype)}),
         tabled=method.name.startswith("iterative-"),
     )  # fmt: skip
     check_policy(policy, tasks)
     return job, policy
+
+
+def _identity(config: RunConfig, method: Method, prepared: Prepared, more: Mapping[str, str]) -> dict[str, str]:
+    """What a resume must find unchanged."""
+    parts = {
+        "loss": config.loss, "mixture": [t.model_dump() for t in config.mixture], "options": config.options,
+        "online": config.online.model_dump(), "sample": config.sample.model_dump(exclude={"slots"}),
+    }  # fmt: skip
+    return {"method": method.name, "loss": hash_json(parts), "data": prepared.fingerprint, **more}
 
 
 def rounds_for(config: RunConfig, method: Method, prompts: int) -> tuple[Rounds, int]:
