@@ -7,7 +7,10 @@ STAMP  := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup model demo test check format bench gpu soak clean
+# The floors whose every line and branch is tested for itself (words and maths).
+FLOORS := losses ops types tensors errors config settings
+
+.PHONY: setup model demo test check coverage format bench gpu soak clean
 
 setup: $(STAMP)
 
@@ -40,6 +43,10 @@ format: setup
 
 bench: model
 	$(BIN)/python benchmarks/run.py
+
+coverage: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/losses tests/ops tests/test_settings.py $(FLOORS:%=--cov=trueup.%) \
+		--cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
 
 gpu: model
 	$(BIN)/python -m pytest -m gpu

@@ -19,7 +19,8 @@ from trueup.errors import ConfigError
 # Names that people arrive with from other tools -> ours. Suggestions only, never aliases.
 ELSEWHERE = {
     "learning_rate": "train.lr", "lr": "train.lr", "per_device_train_batch_size": "train.micro_batch",
-    "gradient_accumulation_steps": "train.batch_size", "num_train_epochs": "train.epochs", "bf16": "train.precision",
+    "gradient_accumulation_steps": "train.batch_size", "num_train_epochs": "train.epochs", "epochs": "train.epochs",
+    "bf16": "train.precision",
     "fp16": "train.precision", "warmup_ratio": "train.warmup", "warmup_steps": "train.warmup",
     "lr_scheduler_type": "train.schedule", "max_grad_norm": "train.max_grad_norm", "weight_decay": "train.weight_decay",
     "seed": "train.seed", "max_steps": "train.max_steps", "gradient_checkpointing": "train.gradient_checkpointing",
@@ -99,6 +100,10 @@ def nearest(key: str, known: Sequence[str]) -> str:
     """`` (did you mean X?)``, or nothing."""
     if key.rsplit(".", 1)[-1] in ELSEWHERE:
         return f" (did you mean {ELSEWHERE[key.rsplit('.', 1)[-1]]}?)"
+    return _like(key, known)
+
+
+def _like(key: str, known: Sequence[str]) -> str:
     last = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
     close = last or difflib.get_close_matches(key, known, 1, 0.6)
     return f" (did you mean {close[0]}?)" if close else ""
@@ -246,7 +251,7 @@ def check_effective(config: RunConfig, method: MethodLike, pairwise: Mapping[str
         raise ConfigError(f"mixture: only pairwise methods can be mixed, not {method.name}")
     for term in config.mixture:
         if term.name not in pairwise:
-            raise ConfigError(f"mixture: {term.name!r} is no pairwise loss{nearest(term.name, list(pairwise))}")
+            raise ConfigError(f"mixture: {term.name!r} is no pairwise loss{_like(term.name, list(pairwise))}")
         _check_arguments(term.arguments, pairwise[term.name], f"mixture {term.name}", term.name)
     _check_pairs_of_settings(config, method)
 
@@ -256,7 +261,7 @@ def _check_arguments(given: Mapping[str, Any], known: Mapping[str, Any], where: 
         if name not in known:
             some = ", ".join(known) or "none"
             raise ConfigError(
-                f"{where}.{name}: {method} has no such argument{nearest(name, list(known))}; it has: {some}"
+                f"{where}.{name}: {method} has no such argument{_like(name, list(known))}; it has: {some}"
             )
         wanted = type(known[name])
         sound = (

@@ -44,9 +44,10 @@ def test_inversion_takes_the_token_the_number_falls_into() -> None:
     assert torch.equal(got.logprob, got.model_logprob)
 
 
-def test_a_vocabulary_of_many_blocks() -> None:
+@pytest.mark.parametrize("size", [1000, 1024])  # the second fills its last block
+def test_a_vocabulary_of_many_blocks(size: int) -> None:
     generator = torch.Generator().manual_seed(1)
-    logits = torch.randn(64, 1000, generator=generator) * 3
+    logits = torch.randn(64, size, generator=generator) * 3
     numbers = torch.rand(64, generator=generator, dtype=torch.float64)
     reached = logits.double().softmax(-1).cumsum(-1)
     assert choose(logits, numbers).token.tolist() == (reached < numbers[:, None]).sum(-1).tolist()
