@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from trueup.losses import POLICY, PREFERENCE, REWARD, SUPERVISED, UNPAIRED
+from trueup.settings import KEYS
 
 ROOT = Path(__file__).parents[1]
 LOSSES = {**PREFERENCE, **UNPAIRED, **REWARD, **SUPERVISED, **POLICY}
@@ -20,6 +22,10 @@ FAMILY_METRICS = {
     "Actions": ("loss", "score", "reward", "kl", "entropy", "ratio/first", "clip/low", "truncated", "grad_norm", "lr"),
     "Likelihoods": ("loss", "trained_tokens", "grad_norm", "lr", "tokens"),
 }  # fmt: skip
+
+
+# logged where a run has what they tell of, which the golden runs do not
+SOMETIMES = {"skipped"}
 
 
 def module_of(path: Path):
@@ -61,3 +67,40 @@ def test_every_loss_has_a_page_with_its_arguments_and_metrics(name: str) -> None
 def test_every_page_belongs_to_a_loss() -> None:
     pages = {p.stem for p in (ROOT / "docs" / "methods").glob("*.md")} - {"README"}
     assert pages == set(LOSSES)
+
+
+def logged() -> set[str]:
+    """What real runs of every family wrote (tests/recipes/test_golden.py); ``eval/NAME`` counts as NAME if that is
+    logged in training too."""
+    golden = [json.loads(p.read_text()) for p in (ROOT / "tests" / "golden").glob("*.json")]
+    names = {name for run in golden for name in [*run["logged"], *run["timed"]]} | SOMETIMES
+    return {name for name in names if name.removeprefix("eval/") not in names - {name}}
+
+
+def metric_sections() -> dict[str, str]:
+    """Heading of docs/metrics.md -> what stands under it."""
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    parts = re.findall(r"^### `([^`]+)`$\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
+    assert len(parts) == len({name for name, _ in parts}), "a heading stands twice"
+    return dict(parts)
+
+
+def test_every_logged_metric_has_a_heading_and_no_heading_is_left_over() -> None:
+    assert set(metric_sections()) == logged()
+
+
+@pytest.mark.parametrize("name", sorted(metric_sections()))
+def test_a_metric_is_defined_with_unit_range_and_what_is_wrong_outside_it(name: str) -> None:
+    text = metric_sections()[name]
+    assert len(text.split("- Unit:")[0].strip()) > 15, "no definition"
+    for word in ("Unit", "Healthy", "Bad"):
+        assert re.search(rf"^- {word}: \S+", text, re.MULTILINE), word
+
+
+def test_settings_that_the_metrics_page_names_are_there() -> None:
+    named = set(
+        re.findall(r"`((?:train|loss|options|policy|sample|online|eval)\.\w+)", "".join(metric_sections().values()))
+    )
+    arguments = {f"loss.{a}" for loss in LOSSES.values() for a in loss.arguments}
+    options = {f"options.{o}" for loss in LOSSES.values() for o in loss.options}
+    assert named <= set(KEYS) | arguments | options
