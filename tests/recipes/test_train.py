@@ -182,9 +182,11 @@ def test_a_resume_with_other_data_or_a_damaged_checkpoint_is_refused(
 
 
 def test_a_finished_run_is_not_run_again(tiny: Path, small_data: dict, tmp_path: Path) -> None:
-    train(config("sft", tiny, small_data["sft"]), tmp_path / "run")
+    first = train(config("sft", tiny, small_data["sft"]), tmp_path / "run")
     stamp = (tmp_path / "run" / "metrics.jsonl").stat().st_mtime_ns
-    assert resume(tmp_path / "run").finished
+    again = resume(tmp_path / "run")
+    assert again == first
+    assert again.steps == len(losses(tmp_path / "run")) == 6
     assert (tmp_path / "run" / "metrics.jsonl").stat().st_mtime_ns == stamp
 
 
@@ -195,6 +197,7 @@ def test_early_stopping_takes_the_best_weights(tiny: Path, small_data: dict, tmp
     records = read_jsonl(tmp_path / "run" / "metrics.jsonl")
     held_out = [r["eval/loss"] for r in records]
     assert result.steps == len(records) < 60
+    assert resume(tmp_path / "run").steps == result.steps
     assert result.results["after"]["loss"]["mean"] == pytest.approx(min(held_out), rel=1e-5)
 
 

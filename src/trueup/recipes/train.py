@@ -23,7 +23,7 @@ from trueup.recipes.session import Listener, Progress, Session, Work
 from trueup.runs.checkpoint import load_checkpoint, load_latest, step_folder
 from trueup.runs.encode import parse
 from trueup.runs.folder import RunFolder, write_json
-from trueup.runs.metrics import JsonlWriter
+from trueup.runs.metrics import JsonlWriter, read_jsonl
 from trueup.runs.signals import Stop, stop_on_signals
 from trueup.runs.sinks import open_sinks
 from trueup.train.evaluate import Figure
@@ -105,7 +105,7 @@ def resume(out: Path, listeners: tuple[Listener, ...] = ()) -> TrainResult:
         if folder.model.exists():
             log.warning("%s: the run is finished; there is nothing to resume", out)
             results = _read_results(folder.path / "results.json", "before", "after")
-            return TrainResult(folder.path, int(folder.manifest.get("steps", 0)), True, 0, results)
+            return TrainResult(folder.path, _steps_done(folder), True, 0, results)
         prepared = prepare(config, method)
         return _drive(folder, config, method, prepared, listeners)
 
@@ -159,6 +159,12 @@ def _run(session: Session, stop: Stop) -> bool:
     except TrainingError:
         session.save()
         raise
+
+
+def _steps_done(folder: RunFolder) -> int:
+    """Of a finished run: the step of its last line."""
+    lines = read_jsonl(folder.metrics)
+    return int(lines[-1]["step"]) if lines else 0
 
 
 def _start_afresh(folder: RunFolder) -> None:
