@@ -1,8 +1,8 @@
 """Makes the preference set that the demo trains on: samples of the bundled model, labelled by a rule.
 
-The rule (:func:`score`) is meant to be read: a good answer is short, plain and finished. Prompts are built here from
-topics and questions; topics are split between train and held-out, so no topic is on both sides. Run it again and the
-same files come out (same library versions, same machine type):
+Writes ``prompts.jsonl`` (the demo answers them itself), and ``held_out.jsonl``: pairs of samples of the bundled model,
+labelled by the demo's rule (:func:`trueup.recipes.demo.plain_and_short`), on other topics. Run it again and the same
+files come out (same library versions, same machine type):
 
     python scripts/make_demo_data.py --out src/trueup/demo
 """
@@ -12,14 +12,15 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from trueup.feedback.base import Answered
 from trueup.models.bundled import bundled_path
+from trueup.recipes.demo import plain_and_short
 
 TOPICS = (
     "bread baking", "bicycle repair", "house plants", "chess openings", "sleeping well", "learning Spanish",
@@ -40,22 +41,6 @@ QUESTIONS = (
 HELD_OUT_EVERY = 4  # every fourth topic is held out
 SAMPLES = 4
 LIMIT = 96  # tokens
-BOILERPLATE = re.compile(r"as an ai|i'm sorry|i apologize|certainly!|great question", re.IGNORECASE)
-LIST_ITEM = re.compile(r"^\s*(\d+[.)]|[-*•])\s", re.MULTILINE)
-
-
-def score(answer: str, ended: bool) -> float:
-    """The rule: higher is better.
-
-    +1 if the answer came to its end by itself; −1 a list; −0.5 boilerplate ("as an AI", "great question");
-    −1 for every 40 words beyond the first 40; −1 if it has fewer than 4 words.
-    """
-    words = len(answer.split())
-    value = 1.0 if ended else 0.0
-    value -= 1.0 if LIST_ITEM.search(answer) else 0.0
-    value -= 0.5 if BOILERPLATE.search(answer) else 0.0
-    value -= max(0, words - 40) / 40
-    return value - (1.0 if words < 4 else 0.0)
 
 
 def sample(model: Any, tokenizer: Any, prompts: list[str], seed: int) -> list[list[tuple[str, bool]]]:
@@ -78,6 +63,11 @@ def sample(model: Any, tokenizer: Any, prompts: list[str], seed: int) -> list[li
         flat = [(t.strip(), e) for t, e in zip(texts, ended, strict=True)]
         answers += [flat[i : i + SAMPLES] for i in range(0, len(flat), SAMPLES)]
     return answers
+
+
+def score(answer: str, ended: bool) -> float:
+    """The demo's rule."""
+    return plain_and_short(Answered(id="", prompt="", answer=answer, truncated=not ended))
 
 
 def pairs(prompts: list[str], answers: list[list[tuple[str, bool]]], side: str) -> list[dict[str, Any]]:
@@ -103,23 +93,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--sides", nargs="*", default=["train", "held_out"])
     arguments = parser.parse_args()
     path = bundled_path()
     tokenizer = AutoTokenizer.from_pretrained(path)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).eval()
-    sides = {
-        "train": [t for i, t in enumerate(TOPICS) if i % HELD_OUT_EVERY != HELD_OUT_EVERY - 1],
-        "held_out": [t for i, t in enumerate(TOPICS) if i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1],
-    }
-    for side, topics in sides.items():
-        if side not in arguments.sides:
-            continue
-        prompts = [q.format(t) for t, q in itertools.product(topics, QUESTIONS)]
-        rows = pairs(prompts, sample(model, tokenizer, prompts, arguments.seed + (side == "held_out")), side)
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (arguments.out / f"{side}.jsonl").write_text(text, encoding="utf-8")
-        print(f"{side}: {len(prompts)} prompts, {len(rows)} pairs")
+    kept = [t for i, t in enumerate(TOPICS) if i % HELD_OUT_EVERY != HELD_OUT_EVERY - 1]
+    asked = [q.format(t) for t, q in itertools.product(kept, QUESTIONS)]
+    write(arguments.out / "prompts.jsonl", [
+        {"id": f"train-{n:03d}", "prompt": [{"role": "user", "content": p}]} for n, p in enumerate(asked)
+    ])  # fmt: skip
+    held_out = [q.format(t) for t, q in itertools.product([t for t in TOPICS if t not in kept], QUESTIONS)]
+    rows = pairs(held_out, sample(model, tokenizer, held_out, arguments.seed + 1), "held_out")
+    write(arguments.out / "held_out.jsonl", rows)
+    print(f"{len(asked)} prompts; held out: {len(held_out)} prompts, {len(rows)} pairs")
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Lines of JSON."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

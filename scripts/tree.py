@@ -92,6 +92,7 @@ PHRASES = {
     "train/methods.py": "the methods by name with vetted defaults",
     "train/loop.py": "the loop that yields: denominators, out-of-memory, non-finite steps",
     "train/optim.py": "AdamW on fp32 masters, schedules, clipping",
+    "train/ranks.py": "several processes that train one model together",
     "train/sft.py": "supervised fine-tuning",
     "train/reward.py": "reward models",
     "train/preference.py": "DPO and every other pairwise method",

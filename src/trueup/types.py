@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 Turn: TypeAlias = Mapping[str, Any]
 Text: TypeAlias = str | tuple[Turn, ...]
@@ -105,3 +105,28 @@ class Step:
     timings: Mapping[str, float] = field(default_factory=dict[str, float])
     skipped: bool = False
     samples: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """What a monitor has to say about a run.
+
+    Attributes:
+        monitor: its name.
+        step: at which it speaks.
+        level: ``warn``: look at it; ``alarm``: the run is failing.
+        seen: what was seen, with the figures and the threshold.
+        since: the step from which on it has been so.
+        cause: the likely cause.
+        action: what to do next.
+        values: the figures behind ``seen``.
+    """
+
+    monitor: str
+    step: int
+    level: Literal["warn", "alarm"]
+    seen: str
+    since: int
+    cause: str
+    action: str
+    values: Mapping[str, float] = field(default_factory=dict[str, float])

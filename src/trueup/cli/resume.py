@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from trueup.cli.show import listen, show_result
-from trueup.config import RunConfig
 from trueup.recipes.train import resume
 from trueup.runs.folder import read_run
 from trueup.settings import validated
@@ -22,7 +21,8 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> int:
     """Go on with an interrupted run, bit for bit as if it had never stopped."""
-    settings: RunConfig = validated(read_run(run)[0], str(run / "config.yaml"))
-    result = resume(run, (listen(settings),))
-    show_result(result, as_json)
+    validated(read_run(run)[0], str(run / "config.yaml"))  # one clear line before anything is loaded
+    result = resume(run, (listen(),))
+    if result.leader:
+        show_result(result, as_json)
     return result.exit_code

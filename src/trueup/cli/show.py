@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable
 
-from trueup.config import RunConfig
 from trueup.recipes.train import TrainResult
 from trueup.runs.console import figure, show_table, show_texts
 from trueup.runs.metrics import read_jsonl
@@ -28,7 +27,7 @@ _SHOWN = (
 SECONDS_BETWEEN_LINES = 5.0
 
 
-def listen(_config: RunConfig) -> Callable[[Step], None]:
+def listen() -> Callable[[Step], None]:
     """A listener that prints a line a step on a terminal, and at most one every few seconds elsewhere."""
     last = 0.0
     terminal = sys.stderr.isatty()
@@ -48,7 +47,7 @@ def listen(_config: RunConfig) -> Callable[[Step], None]:
     return tell
 
 
-def show_result(result: TrainResult, as_json: bool) -> None:
+def show_result(result: TrainResult, as_json: bool, samples: bool = True) -> None:
     """The table before/after with intervals, the samples, and where everything is."""
     if as_json:
         record = {"folder": str(result.folder), "steps": result.steps, "finished": result.finished, **result.results}
@@ -81,11 +80,14 @@ def show_result(result: TrainResult, as_json: bool) -> None:
         show_table(
             "rounds, on held-out prompts", tuple(heads), [tuple(figure(line[h]) for h in heads) for line in table]
         )
-    _show_samples(result)
+    if samples:
+        _show_samples(result)
     print(f"run folder: {result.folder}   (the model is in model/, the figures in results.json)")
 
 
-def _cell(value: dict[str, float] | None) -> str:
+def _cell(value: dict[str, float | None] | None) -> str:
+    if value is not None and value["low"] is None:
+        return f"{value['mean']:.3f} (one prompt: no interval)"
     return "-" if value is None else f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 

@@ -60,8 +60,9 @@ def command(
         return _dry_run(settings, as_json)
     if out is None:
         raise ConfigError("--out: missing; name the run folder to make")
-    result = train(settings, out, (listen(settings),))
-    show_result(result, as_json)
+    result = train(settings, out, (listen(),))
+    if result.leader:
+        show_result(result, as_json)
     return result.exit_code
 
 

@@ -160,9 +160,11 @@ def _results_table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> 
     return "\n".join(lines) + "\n\nMean and, in brackets, its 95 % interval."
 
 
-def _figure(figure: Mapping[str, float] | None) -> str:
+def _figure(figure: Mapping[str, float | None] | None) -> str:
     if figure is None:
         return "not measured"
+    if figure["low"] is None:
+        return f"{figure['mean']:.4g} (a single prompt: no interval)"
     return f"{figure['mean']:.4g} \\[{figure['low']:.4g}, {figure['high']:.4g}\\]"
 
 

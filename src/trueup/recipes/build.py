@@ -36,6 +36,7 @@ from trueup.models.source import identity
 from trueup.recipes.prepare import Prepared, prompt_key
 from trueup.recipes.session import Job
 from trueup.runs.encode import hash_json
+from trueup.train import ranks
 from trueup.train.loop import Plan
 from trueup.train.methods import Method
 from trueup.train.optim import Optimizer
@@ -183,7 +184,9 @@ def _precomputed(
     rows = prepared.train + prepared.held_out
     groups = [branches_of(r) if isinstance(r, PairTokens) else branch_of(r) for r in rows]
     size = 8
-    count = fill_cache(cache, copy, [groups[i : i + size] for i in range(0, len(groups), size)])
+    with ranks.zero_first():
+        cache = ReferenceCache(cache_root() / "reference", key)
+        count = fill_cache(cache, copy, [groups[i : i + size] for i in range(0, len(groups), size)])
     log.info("reference: %d of %d rows computed, the rest was cached in %s", count, len(rows), cache.path)
     return Precomputed(cache, name, machine.device)
 

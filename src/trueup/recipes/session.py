@@ -20,6 +20,7 @@ from trueup.runs.checkpoint import Checkpoint, prune, save_checkpoint
 from trueup.runs.folder import RunFolder
 from trueup.runs.metrics import JsonlWriter
 from trueup.runs.signals import Stop
+from trueup.train import ranks
 from trueup.train.evaluate import Evaluable, Figure, row_figures, summarise
 from trueup.train.loop import LoopState, Plan, optimise
 from trueup.train.optim import AnyOptimizer, Optimizer
@@ -196,7 +197,9 @@ class Session:
         while not progress.stopped_early and progress.loop.step < job.total:
             step = next(steps)
             self._after(step)
-            if stop.requested and progress.loop.step < job.total and not progress.stopped_early:
+            asked = ranks.any_of(stop.requested)
+            ranks.any_of(progress.stopped_early)
+            if asked and progress.loop.step < job.total and not progress.stopped_early:
                 self.save()
                 return False
         self.save()
@@ -289,6 +292,22 @@ class Session:
         """Closes the line files."""
         self.metrics.close()
         self.timings.close()
+
+
+def follow(job: Work, progress: Progress, checkpoint: Checkpoint | None, stop: Stop) -> None:
+    """What every process but the first does: the same steps, and nothing else."""
+    if checkpoint is not None:
+        progress.loop = Progress.from_json(checkpoint.meta["progress"]).loop
+        job.take_tensors(checkpoint.tensors.get("method", {}))
+        job.remember(checkpoint.meta.get("memory", {}))
+        job.optimizer.load(checkpoint.tensors["weights"], checkpoint.tensors["optimizer"])
+    steps = job.steps(progress.loop)
+    while progress.loop.step < job.total:
+        next(steps)
+        asked = ranks.any_of(stop.requested)
+        early = ranks.any_of(False)
+        if (asked and progress.loop.step < job.total) or early:
+            return
 
 
 def _rng_state() -> dict[str, torch.Tensor]:

@@ -19,13 +19,14 @@ from trueup.recipes.online import build_online
 from trueup.recipes.prepare import Prepared, prepare
 from trueup.recipes.rollouts import build_rollouts
 from trueup.recipes.samples import answer_prompts
-from trueup.recipes.session import Listener, Progress, Session, Work
+from trueup.recipes.session import Listener, Progress, Session, Work, follow
 from trueup.runs.checkpoint import load_checkpoint, load_latest, step_folder
 from trueup.runs.encode import parse
-from trueup.runs.folder import RunFolder, write_json
+from trueup.runs.folder import RunFolder, read_run, write_json
 from trueup.runs.metrics import JsonlWriter, read_jsonl
 from trueup.runs.signals import Stop, stop_on_signals
 from trueup.runs.sinks import open_sinks
+from trueup.train import ranks
 from trueup.train.evaluate import Figure
 from trueup.train.methods import Method, find_method, words
 
@@ -45,6 +46,7 @@ class TrainResult:
         finished: False if a signal stopped it; ``trueup resume`` goes on.
         exit_code: for the shell; 0 when finished.
         results: ``before`` and ``after`` figures on held-out rows, each with mean, low, high, n.
+        leader: False in every process but the first, which has nothing to show.
     """
 
     folder: Path
@@ -52,6 +54,7 @@ class TrainResult:
     finished: bool
     exit_code: int
     results: Results
+    leader: bool = True
 
 
 def method_of(config: RunConfig) -> Method:
@@ -78,7 +81,12 @@ def train(config: RunConfig, out: Path, listeners: tuple[Listener, ...] = ()) ->
         TrainingError: the run stopped itself; it is saved.
         ResourceError: disk or memory ran out; the last checkpoint is intact.
     """
+    ranks.start()
     method = method_of(config)
+    if ranks.world() > 1 and method.family in ("policy", "online"):
+        raise ConfigError(f"{config.method}: several processes are not supported for methods that sample answers")
+    if ranks.rank() > 0:
+        return _follow(out, config, method)
     quarantine = out.with_name(out.name + ".quarantine.jsonl") if config.data.bad_rows == "quarantine" else None
     prepared = prepare(config, method, quarantine)
     settings = config.model_dump(mode="json")
@@ -99,7 +107,13 @@ def resume(out: Path, listeners: tuple[Listener, ...] = ()) -> TrainResult:
     Raises:
         RunError: no run folder, or one that belongs to other data, weights or objective.
     """
+    ranks.start()
+    if ranks.rank() > 0:
+        ranks.wait()
+        config = RunConfig.model_validate(read_run(out)[0])
+        return _follow(out, config, method_of(config))
     with RunFolder.open(out) as folder:
+        ranks.wait()
         config = RunConfig.model_validate(folder.config)
         method = method_of(config)
         if folder.model.exists():
@@ -117,6 +131,7 @@ def _drive(
     builders: dict[str, Builder] = {"policy": build_rollouts, "online": build_online}
     job, policy = builders.get(method.family, build)(config, method, prepared)
     checkpoint, skipped = load_latest(folder.checkpoints)
+    ranks.wait()
     for reason in skipped:
         log.warning("checkpoint not used: %s", reason)
     results_path = folder.path / "results.json"
@@ -151,6 +166,19 @@ def _drive(
         sinks.close()
 
 
+def _follow(out: Path, config: RunConfig, method: Method) -> TrainResult:
+    """What every process but the first does with a run: its share of the steps; it writes nothing."""
+    if (out / "model").exists():
+        return TrainResult(out, 0, True, 0, {}, leader=False)
+    job, _ = build(config, method, prepare(config, method))
+    ranks.wait()
+    checkpoint, _ = load_latest(out / "checkpoints") if (out / "checkpoints").exists() else (None, [])
+    progress = Progress()
+    with stop_on_signals() as stop:
+        follow(job, progress, checkpoint, stop)
+    return TrainResult(out, progress.loop.step, True, 0, {}, leader=False)
+
+
 def _run(session: Session, stop: Stop) -> bool:
     try:
         return session.run(stop)
@@ -174,7 +202,7 @@ def _start_afresh(folder: RunFolder) -> None:
             writer.truncate_to(0)
 
 
-def _figures(figures: Mapping[str, Figure]) -> dict[str, dict[str, float]]:
+def _figures(figures: Mapping[str, Figure]) -> dict[str, dict[str, float | None]]:
     return {name: figure.to_json() for name, figure in figures.items()}
 
 

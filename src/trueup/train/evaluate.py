@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol, TypeVar
@@ -26,16 +27,16 @@ class Evaluable(Objective[RowIn], Protocol[RowIn]):
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A mean with its 95 % interval over ``n`` rows."""
+    """A mean with its 95 % interval over ``n`` rows; the interval of a single prompt is nan: it cannot be known."""
 
     mean: float
     low: float
     high: float
     n: int
 
-    def to_json(self) -> dict[str, float]:
-        """As plain numbers."""
-        return asdict(self)
+    def to_json(self) -> dict[str, float | None]:
+        """As plain numbers; an unknown end of the interval is None."""
+        return {name: None if math.isnan(value) and name != "mean" else value for name, value in asdict(self).items()}
 
 
 def row_figures(objective: Evaluable[RowT], rows: Sequence[RowT], config: TrainConfig) -> dict[str, np.ndarray]:

@@ -20,6 +20,7 @@ import torch
 from trueup.config import TrainConfig
 from trueup.data.order import micro_batches
 from trueup.errors import ResourceError, TrainingError
+from trueup.train import ranks
 from trueup.train.optim import AnyOptimizer, learning_rate
 from trueup.types import Step
 
@@ -113,6 +114,21 @@ class _Accumulated:
             self.sums[name][1] += count
         for name, value in share.peaks.items():
             self.peaks[name] = max(value, self.peaks.get(name, value))
+
+    def over_ranks(self) -> _Accumulated:
+        """The same, summed over all processes."""
+        if ranks.world() == 1:
+            return self
+        names, peaks = sorted(self.sums), sorted(self.peaks)
+        numbers = [self.loss, float(self.micro), *(x for n in names for x in self.sums[n])]
+        wide = {"dtype": torch.float64, "device": ranks.device()}
+        self.loss, micro, *rest = ranks.add(torch.tensor(numbers, **wide)).tolist()
+        self.micro = int(micro)
+        for k, name in enumerate(names):
+            self.sums[name] = [rest[2 * k], rest[2 * k + 1]]
+        highest = ranks.highest(torch.tensor([self.peaks[n] for n in peaks], **wide)).tolist() if peaks else []
+        self.peaks = dict(zip(peaks, highest, strict=True))
+        return self
 
     def metrics(self) -> dict[str, float]:
         return {**{name: total / count for name, (total, count) in self.sums.items() if count}, **self.peaks}
@@ -212,11 +228,13 @@ def _accumulate(
     index: int,
 ) -> _Accumulated:
     """Gradients of the whole global batch; after an out-of-memory, again with half the rows at a time."""
+    ranks.check_batch(len(batch))
     while True:
         parts = split(objective, batch, config, state.cap)
-        done = _try(objective, batch, parts, index)
-        if done is not None:
-            return done
+        done = _try(objective, batch, ranks.mine(parts), index)
+        if not ranks.any_of(done is None) and done is not None:
+            ranks.add_gradients(optimizer.every_master())
+            return done.over_ranks()
         optimizer.zero()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -233,7 +251,8 @@ def _accumulate(
 def split(objective: Objective[RowT], batch: Sequence[RowT], config: TrainConfig, cap: int | None) -> list[list[int]]:
     """Cuts a global batch into micro-batches: by rows if told so, else by tokens."""
     lengths = [objective.length(r) for r in batch]
-    limits = [x for x in (config.micro_batch, cap) if x is not None]
+    share = len(batch) // ranks.world() if ranks.world() > 1 else None  # at least one part a process
+    limits = [x for x in (config.micro_batch, cap, share) if x is not None]
     return micro_batches(lengths, min(limits) if limits else None, None if config.micro_batch else config.micro_tokens)
 
 

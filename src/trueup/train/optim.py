@@ -77,6 +77,10 @@ class Optimizer:
         """The summed gradients."""
         return [m.grad for m in self.masters.values() if m.grad is not None]
 
+    def every_master(self) -> list[torch.nn.Parameter]:
+        """The fp32 weights, in the model's order."""
+        return list(self.masters.values())
+
     def norm(self) -> float:
         """Global norm of the summed gradients; 0 if there are none."""
         grads = self.gradients()
@@ -163,6 +167,10 @@ class Several:
         """Forgets all gradients."""
         for part, _ in self.parts.values():
             part.zero()
+
+    def every_master(self) -> list[torch.nn.Parameter]:
+        """The fp32 weights of all parts."""
+        return [m for part, _ in self.parts.values() for m in part.every_master()]
 
     def step(self, lr: float) -> float:
         """Updates every part, or none if any norm is not finite; the first part's norm (or the non-finite one)."""

@@ -18,6 +18,7 @@ from trueup.models.layout import Branches
 from trueup.models.policy import Policy
 from trueup.models.reference import Reference
 from trueup.tensors import Pairs
+from trueup.train import ranks
 from trueup.train.loop import Share
 
 PairLoss = Callable[[Pairs], torch.Tensor]
@@ -115,17 +116,37 @@ class PreferenceObjective:
     def begin(self, step: int, batch: Sequence[PairTokens], parts: Sequence[Sequence[int]]) -> _Begun:
         """Counts the rows; for a coupled loss in several parts, finds its gradient over the whole batch first."""
         del step
-        if not self.needs.coupled or len(parts) == 1:
+        if not self.needs.coupled or (len(parts) == 1 and ranks.world() == 1):
             return _Begun(len(batch))
-        with torch.no_grad():
-            pieces = [self.pairs([batch[i] for i in part]) for part in parts]
-        order = torch.tensor([i for part in parts for i in part])
-        whole = _joined(pieces, torch.argsort(order))
+        whole = self._whole(batch, parts)
         chosen = whole.policy_chosen.detach().requires_grad_()
         rejected = whole.policy_rejected.detach().requires_grad_()
         losses = self.loss(whole.replace(policy_chosen=chosen, policy_rejected=rejected))
         by_chosen, by_rejected = torch.autograd.grad(losses.mean(), (chosen, rejected))
         return _Begun(len(batch), (by_chosen, by_rejected, losses.detach()))
+
+    @torch.no_grad()
+    def _whole(self, batch: Sequence[PairTokens], parts: Sequence[Sequence[int]]) -> Pairs:
+        """Every pair of the batch without a graph; each process computes its parts, all get all."""
+        names: list[str] = []
+
+        def columns() -> torch.Tensor:
+            rows: torch.Tensor | None = None
+            for part in parts:
+                found = _fields(self.pairs([batch[i] for i in part]))
+                names[:] = found
+                if rows is None:
+                    rows = torch.zeros(len(found), len(batch), dtype=torch.float64)
+                rows[:, list(part)] = torch.stack([v.double().cpu() for v in found.values()])
+            assert rows is not None
+            return rows
+
+        table = ranks.together(columns).to(self.policy.device)
+        lengths = ("chosen_length", "rejected_length")
+        dtype = torch.float64 if self.policy.inner.dtype == torch.float64 else torch.float32
+        return Pairs(
+            **{name: row.long() if name in lengths else row.to(dtype) for name, row in zip(names, table, strict=True)}
+        )
 
     def share(self, batch: Sequence[PairTokens], part: Sequence[int], begun: _Begun) -> Share:
         """The part's rows, over the number of rows of the global batch."""
@@ -158,11 +179,6 @@ def _preference(rows: Sequence[PairTokens], device: torch.device) -> torch.Tenso
 
 def _fields(pairs: Pairs) -> dict[str, torch.Tensor]:
     return {name: v for name in Pairs.__slots__ if (v := getattr(pairs, name)) is not None}
-
-
-def _joined(pieces: Sequence[Pairs], order: torch.Tensor) -> Pairs:
-    """Micro-batches put together again in batch order."""
-    return Pairs(**{name: torch.cat([getattr(p, name) for p in pieces])[order] for name in _fields(pieces[0])})
 
 
 def _detached(pairs: Pairs) -> Pairs:

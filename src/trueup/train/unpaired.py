@@ -18,6 +18,7 @@ from trueup.models.layout import Branches
 from trueup.models.policy import Policy
 from trueup.models.reference import Reference
 from trueup.tensors import Labels
+from trueup.train import ranks
 from trueup.train.loop import Share
 from trueup.train.sft import branch_of
 
@@ -71,15 +72,22 @@ class UnpairedObjective:
         """Estimates KL(policy ‖ reference) on mismatched pairs of the whole batch, clamped at 0."""
         if not self.needs_kl:
             return _Begun(len(batch), None, 0.0)
+        raw = float(ranks.together(lambda: self._drift(step, batch, parts))) / len(batch)
+        return self._with_kl(batch, raw)
+
+    def _with_kl(self, batch: Sequence[CompletionTokens], raw: float) -> _Begun:
+        return _Begun(len(batch), torch.tensor(max(0.0, raw), device=self.policy.device), raw)
+
+    @torch.no_grad()
+    def _drift(self, step: int, batch: Sequence[CompletionTokens], parts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Σ log π − log ρ over the mismatched rows at ``parts``."""
         mixed = mismatched(batch, self.others, self.seed, step)
-        total = 0.0
+        total = torch.zeros((), dtype=torch.float64)
         for part in parts:
             groups = [branch_of(mixed[i]) for i in part]
-            with torch.no_grad():
-                ours = self.policy.sequences(self.policy.layout(groups)).logprob
+            ours = self.policy.sequences(self.policy.layout(groups)).logprob
             total += float((ours - self.reference.sequences(groups).logprob).sum())
-        raw = total / len(batch)
-        return _Begun(len(batch), torch.tensor(max(0.0, raw), device=self.policy.device), raw)
+        return total
 
     def share(self, batch: Sequence[CompletionTokens], part: Sequence[int], begun: _Begun) -> Share:
         """The part's rows, over the number of rows of the global batch."""
@@ -105,7 +113,9 @@ class UnpairedObjective:
     @torch.no_grad()
     def figures(self, rows: Sequence[CompletionTokens]) -> dict[str, torch.Tensor]:
         """Loss and log-ratio of each row, ``[B]``, with the KL of these rows."""
-        begun = self.begin(0, rows, [range(len(rows))])
+        begun = _Begun(len(rows), None, 0.0)
+        if self.needs_kl:  # of these rows, by this process alone
+            begun = self._with_kl(rows, float(self._drift(0, rows, [range(len(rows))])) / len(rows))
         labels = self.labels(rows, begun.kl)
         assert labels.reference is not None
         ratio = labels.policy - labels.reference
