@@ -35,6 +35,7 @@ from trueup.feedback.base import Answered
 from trueup.feedback.reward_model import RewardModel
 from trueup.models.sampling import Sampling
 from trueup.ops.diversity import distinct
+from trueup.ops.stats import Interval, wilson
 from trueup.recipes.answers import open_sampler
 from trueup.recipes.build import machine_named
 from trueup.recipes.train import train
@@ -88,11 +89,23 @@ def reward_model(folder: Path, pairs: Path) -> Path:
         config = RunConfig(
             method="reward",
             model=ModelConfig(path=MODEL),
-            data=DataConfig(path=str(pairs), chat="plain", eval_fraction=0.1, max_length=128),
+            data=DataConfig(path=str(pairs), chat="plain", eval_fraction=0.0, max_length=128),
             train=TrainConfig(batch_size=32, epochs=1.0, lr=2e-5, seed=0),
         )
-        print("reward model:", train(config, out).results["after"]["accuracy"], flush=True)
+        train(config, out)
     return out
+
+
+def held_out_accuracy(reward: Path, data: str) -> Interval:
+    """How often the reward model puts a positive review above a negative one, both new to it."""
+    texts, judge = reviews(data), RewardModel(reward)
+    sides = [
+        judge.score(
+            [Answered(id=str(i), prompt="Review:", answer=" " + t) for i, t in enumerate(texts[k][PAIRS:][:200])]
+        )
+        for k in ("pos", "neg")
+    ]
+    return wilson(int((sides[0] > sides[1]).sum()), len(sides[0]))
 
 
 def config_for(method: str, seed: int, steps: int, learn: Path, reward: Path) -> RunConfig:
@@ -160,11 +173,13 @@ def main() -> None:
     arguments.scratch.mkdir(parents=True, exist_ok=True)
     pairs, learn, measure = files(arguments.scratch, arguments.data)
     reward = reward_model(arguments.scratch, pairs)
+    accuracy = held_out_accuracy(reward, arguments.data)
+    print("reward model, held-out pairs:", accuracy, flush=True)
     look = Measure(measure, reward)
     before = look(MODEL)
     target = arguments.out / f"sentiment_{arguments.method}.json"
     report = json.loads(target.read_text()) if target.exists() else {"machine": machine(), "seeds": {}}
-    report["before"] = before
+    report |= {"before": before, "reward_model_accuracy": list(accuracy)}
     print("before", {k: v for k, v in before.items() if k != "samples"}, flush=True)
     for seed in arguments.seeds:
         out = arguments.scratch / f"{arguments.method}-{seed}-{int(time.time())}"
