@@ -81,12 +81,16 @@ def learning() -> list[str]:
             "by its 95 % interval. (`python benchmarks/learn_reward.py`)\n"
         )
     if (demo := read("demo.json")) is not None:
-        before, after = demo["before"]["rewards/accuracy"], demo["after"]["rewards/accuracy"]
-        loss = demo["after"]["loss"]
+        training, held_out = demo["training"], demo["held_out_prompts"]
+        accuracy, loss = (training["after"][k] for k in ("rewards/accuracy", "loss"))
+        before, after, d = held_out["before_score"], held_out["after_score"], held_out["difference"]
         lines.append(
-            f"Demo (`make demo`, {demo['seconds'] / 60:.1f} minutes): held-out pair accuracy {before['mean']:.3f} before (every "
-            f"pair a tie), {after['mean']:.3f} [{after['low']:.3f}, {after['high']:.3f}] after; held-out loss 0.693 before, "
-            f"{loss['mean']:.3f} [{loss['low']:.3f}, {loss['high']:.3f}] after; n = {after['n']}. {demo['note']}\n"
+            f"Demo (`make demo`, {demo['seconds'] / 60:.1f} minutes): {demo['pairs']['pairs']} pairs of the model's own "
+            f"answers. Held-out prompts (n = {held_out['n']}): the rule's score {before[0]:.2f} [{before[1]:.2f}, "
+            f"{before[2]:.2f}] before, {after[0]:.2f} [{after[1]:.2f}, {after[2]:.2f}] after, difference {d[0]:+.2f} "
+            f"[{d[1]:+.2f}, {d[2]:+.2f}], sign test p = {held_out['p_value']:.2g}. Held-out pairs: accuracy "
+            f"{accuracy['mean']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}], loss {loss['mean']:.3f} "
+            f"[{loss['low']:.3f}, {loss['high']:.3f}] (0.693 before).\n"
         )
     return lines if len(lines) > 1 else [*lines, "Not measured yet."]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trueup.data.read import read_rows
-from trueup.data.render import Renderer, RowRejected
+from trueup.data.render import Chat, Renderer, RowRejected
 from trueup.data.write import write_rows
 from trueup.errors import DataError
 from trueup.models.load import load_causal_lm, load_tokenizer
@@ -61,8 +61,17 @@ def read_prompts(path: str, *, limit: int | None = None) -> list[Prompt]:
     return rows
 
 
-def open_sampler(path: str, machine: Machine, revision: str | None = None, *, slots: int = 64) -> LocalSampler:
+def open_sampler(
+    path: str, machine: Machine, revision: str | None = None, *, slots: int = 64, chat: Chat = "auto"
+) -> LocalSampler:
     """A model as a sampler.
+
+    Args:
+        path: of the model.
+        revision: of a hub model.
+        machine: where it runs.
+        slots: answers at once.
+        chat: whether raw prompts become a user turn; see :class:`trueup.data.render.Renderer`.
 
     Raises:
         ModelError: it cannot be used.
@@ -70,7 +79,7 @@ def open_sampler(path: str, machine: Machine, revision: str | None = None, *, sl
     tokenizer = load_tokenizer(path, revision)
     model: Any = load_causal_lm(path, dtype=machine.dtype, revision=revision)
     policy = Policy(model.to(machine.device), int(tokenizer.pad_token_id))  # type: ignore[arg-type]
-    renderer = Renderer(tokenizer, max_length=context_of(policy))
+    renderer = Renderer(tokenizer, chat=chat, max_length=context_of(policy))
     return LocalSampler(
         policy, tokenizer, identity=f"{path}@{identity(path, revision)}", slots=slots, renderer=renderer
     )
