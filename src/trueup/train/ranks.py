@@ -7,6 +7,7 @@ wider. Every process takes part in every collective call, also one that ran out 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -33,6 +34,7 @@ def start() -> None:
     if backend == "nccl":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group(backend, timeout=TIMEOUT)
+    atexit.register(finish)  # on every way out: an interpreter that ends with the group's threads running is aborted
     if dist.get_rank() > 0:
         logging.getLogger("trueup").setLevel(logging.ERROR)  # the first one tells
 
