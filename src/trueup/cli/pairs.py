@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from trueup.cli.sample import Teller, sampling_of
+from trueup.cli.sample import Teller, sampling_of, servers_of
 from trueup.data.pairing import CHOOSERS, Pairing
 from trueup.errors import ConfigError
 from trueup.feedback.parse import open_scorer
@@ -38,6 +38,11 @@ def command(
     seed: Annotated[int, typer.Option(help="of answers and random choices")] = 0,
     limit: Annotated[int | None, typer.Option(help="use the first prompts only")] = None,
     precision: Annotated[str, typer.Option(help="auto, bf16 or fp32")] = "auto",
+    server: Annotated[
+        list[str] | None, typer.Option(help="address of an OpenAI-compatible server that answers; may be given again")
+    ] = None,
+    server_key_env: Annotated[str | None, typer.Option(help="environment variable that holds the servers' key")] = None,
+    server_concurrency: Annotated[int, typer.Option(help="requests at once to each server")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="print the report as JSON")] = False,
 ) -> int:
     """Make preference data: sample, score, pair. Interrupted, the same command goes on where it was."""
@@ -49,7 +54,11 @@ def command(
         raise ConfigError("--cap is at least 1, --soft-scale above 0, --min-margin at least 0, --max-similarity 0 to 1")
     machine = machine_named(precision=precision)
     sources = [
-        Source(m, sampling_of(temperature=t, top_p=top_p, max_new_tokens=max_new_tokens, n=n, seed=seed))
+        Source(
+            m,
+            sampling_of(temperature=t, top_p=top_p, max_new_tokens=max_new_tokens, n=n, seed=seed),
+            servers_of(server, m, server_key_env, server_concurrency),
+        )
         for m in model
         for t in temperature or [1.0]
     ]

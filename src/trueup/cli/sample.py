@@ -6,14 +6,15 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
+from trueup.data.render import Chat
 from trueup.errors import ConfigError
-from trueup.models.sample import Speed
-from trueup.models.sampling import Sampling
-from trueup.recipes.answers import sample_file
+from trueup.models.sampling import Sampling, Speed
+from trueup.models.wire import Endpoint
+from trueup.recipes.answers import Servers, sample_file
 from trueup.recipes.build import machine_named
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -49,6 +50,19 @@ def sampling_of(**given: object) -> Sampling:
         raise ConfigError(str(error).replace("sampling.", "--").replace("_", "-")) from None
 
 
+def servers_of(urls: list[str] | None, model: str, key: str | None, concurrency: int) -> Servers | None:
+    """The endpoints that serve a model; None: it runs in this process.
+
+    Raises:
+        ConfigError: an address that is none, or a key for no server.
+    """
+    if not urls:
+        if key is not None:
+            raise ConfigError("--server-key-env: has no effect without --server")
+        return None
+    return Servers(tuple(Endpoint(url, model, api_key_env=key, concurrency=concurrency) for url in urls))
+
+
 @app.command()
 def command(
     model: Annotated[str, typer.Option(help="folder, GGUF file, hub id, run folder, or bundled:NAME")],
@@ -65,17 +79,31 @@ def command(
     limit: Annotated[int | None, typer.Option(help="use the first prompts only")] = None,
     slots: Annotated[int, typer.Option(help="answers in progress at once")] = 64,
     precision: Annotated[str, typer.Option(help="auto, bf16 or fp32")] = "auto",
+    chat: Annotated[str, typer.Option(help="raw prompts: auto, template (a user turn) or plain")] = "auto",
+    server: Annotated[
+        list[str] | None, typer.Option(help="address of an OpenAI-compatible server that answers; may be given again")
+    ] = None,
+    server_key_env: Annotated[str | None, typer.Option(help="environment variable that holds the servers' key")] = None,
+    server_concurrency: Annotated[int, typer.Option(help="requests at once to each server")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> int:
     """Answer a file of prompts. Interrupted, the same command goes on where it was."""
     if precision not in ("auto", "bf16", "fp32"):
         raise ConfigError(f"--precision: {precision!r} is none of auto, bf16, fp32")
+    if chat not in ("auto", "template", "plain"):
+        raise ConfigError(f"--chat: {chat!r} is none of auto, template, plain")
+    servers = servers_of(server, model, server_key_env, server_concurrency)
+    if servers is not None and chat != "auto":
+        raise ConfigError("--chat: has no effect with --server, which renders prompts itself")
     sampling = sampling_of(
         temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, max_new_tokens=max_new_tokens,
         stop=tuple(stop or ()), n=n, seed=seed,
     )  # fmt: skip
     machine = machine_named(precision=precision)
-    done = sample_file(model, data, out, sampling, machine, limit=limit, slots=slots, tell=Teller())
+    done = sample_file(
+        model, data, out, sampling, machine, limit=limit, slots=slots, chat=cast(Chat, chat), servers=servers,
+        tell=Teller(),
+    )  # fmt: skip
     if as_json:
         print(json.dumps({"out": str(out), "answers": done.answers, "drawn": done.drawn,
                           "tokens_per_second": done.speed.tokens_per_second,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from trueup.data.render import Renderer, RowRejected
 from trueup.errors import DataError
 from trueup.models.decode import Prefix, Slots, Whole
 from trueup.models.policy import Policy, output_head
-from trueup.models.sampling import Finish, Sample, Sampling, answer_seed
+from trueup.models.sampling import Finish, Indices, Sample, Sampling, Speed, answer_seed
 from trueup.ops.choose import choose
 from trueup.types import Prompt
 
@@ -40,31 +40,6 @@ class PromptIds:
 
     id: str
     ids: np.ndarray
-
-
-@dataclass(slots=True)
-class Speed:
-    """What sampling did so far.
-
-    Attributes:
-        tokens, answers, truncated: counts.
-        seconds: spent.
-    """
-
-    tokens: int = 0
-    answers: int = 0
-    truncated: int = 0
-    seconds: float = 0.0
-
-    @property
-    def tokens_per_second(self) -> float:
-        """New tokens a second."""
-        return self.tokens / self.seconds if self.seconds else 0.0
-
-    @property
-    def truncated_share(self) -> float:
-        """Answers that reached the limit without an end."""
-        return self.truncated / self.answers if self.answers else 0.0
 
 
 @dataclass(slots=True)
@@ -114,7 +89,7 @@ class LocalSampler:
         """What draws."""
         return self._identity
 
-    def sample(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Sample]:
+    def sample(self, prompts: Sequence[Prompt], sampling: Sampling, indices: Indices | None = None) -> Iterator[Sample]:
         """Renders the prompts and draws ``sampling.n`` answers to each, as they end.
 
         Raises:
@@ -126,10 +101,10 @@ class LocalSampler:
                 ready.append(PromptIds(id=row.id, ids=self.renderer.prompt(row)))
             except RowRejected as error:
                 raise DataError(f"{row.origin}: {error}") from None
-        return self.sample_ids(ready, sampling)
+        return self.sample_ids(ready, sampling, indices)
 
     def sample_ids(
-        self, prompts: Sequence[PromptIds], sampling: Sampling, indices: Callable[[str], Sequence[int]] | None = None
+        self, prompts: Sequence[PromptIds], sampling: Sampling, indices: Indices | None = None
     ) -> Iterator[Sample]:
         """The same for prompts that are tokens already.
 
@@ -266,6 +241,7 @@ class LocalSampler:
             model_logprobs=np.array(answer.model_logprobs, dtype=np.float64),
             finish=answer.finish,
             policy=self._identity,
+            tokens=len(answer.ids),
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -12,6 +12,7 @@ import numpy as np
 from trueup.types import Prompt
 
 Finish = Literal["stop", "length"]
+Indices = Callable[[str], Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,7 @@ class Sample:
         model_logprobs: the same under the untempered, unfiltered model, ``[T]``; None if unknown.
         finish: ``stop``: ended by itself; ``length``: truncated.
         policy: identity (version) of the weights that drew it.
+        tokens: how many were drawn; None if the server does not tell.
     """
 
     prompt: str
@@ -81,18 +83,51 @@ class Sample:
     model_logprobs: np.ndarray | None = None
     finish: Finish = "stop"
     policy: str = ""
+    tokens: int | None = None
+
+
+@dataclass(slots=True)
+class Speed:
+    """What sampling did so far.
+
+    Attributes:
+        tokens, answers, truncated: counts.
+        seconds: spent.
+    """
+
+    tokens: int = 0
+    answers: int = 0
+    truncated: int = 0
+    seconds: float = 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens a second."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+    @property
+    def truncated_share(self) -> float:
+        """Answers that reached the limit without an end."""
+        return self.truncated / self.answers if self.answers else 0.0
 
 
 class Sampler(Protocol):
     """Anything that answers prompts."""
+
+    speed: Speed
 
     @property
     def identity(self) -> str:
         """What drew the answers, for provenance (path and weights hash, or endpoint and model)."""
         ...
 
-    def sample(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Sample]:
+    def sample(self, prompts: Sequence[Prompt], sampling: Sampling, indices: Indices | None = None) -> Iterator[Sample]:
         """``sampling.n`` answers to each prompt, as they become ready; the order is the sampler's own.
+
+        Args:
+            prompts: what to answer.
+            sampling: how.
+            indices: which answers of a prompt (by its id) are wanted; None: ``range(n)``.
 
         Raises:
             DataError: a prompt that does not fit the context; nothing was sampled.

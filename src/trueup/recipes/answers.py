@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ from trueup.data.read import read_rows
 from trueup.data.render import Chat, Renderer, RowRejected
 from trueup.data.write import write_rows
 from trueup.errors import DataError
+from trueup.models.endpoint import Endpoints
 from trueup.models.load import load_causal_lm, load_tokenizer
 from trueup.models.policy import Policy
-from trueup.models.sample import LocalSampler, PromptIds, Speed, context_of
-from trueup.models.sampling import Sample, Sampling
+from trueup.models.remote import RemoteSampler
+from trueup.models.sample import LocalSampler, PromptIds, context_of
+from trueup.models.sampling import Sample, Sampler, Sampling, Speed
 from trueup.models.source import identity
+from trueup.models.wire import Endpoint
 from trueup.recipes.build import Machine
 from trueup.runs.encode import plain
 from trueup.runs.journal import Journal
@@ -27,6 +31,17 @@ from trueup.types import Prompt, Text
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, Speed], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Endpoints that answer instead of this process.
+
+    Attributes:
+        endpoints: all for one model.
+    """
+
+    endpoints: tuple[Endpoint, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +100,23 @@ def open_sampler(
     )
 
 
+@contextmanager
+def opened(
+    model: str, machine: Machine, servers: Servers | None, *, slots: int = 64, chat: Chat = "auto"
+) -> Iterator[Sampler]:
+    """A model as a sampler: in this process, or behind servers, which are checked first.
+
+    Raises:
+        ModelError: it cannot be used, or a server does not serve it.
+    """
+    if servers is None:
+        yield open_sampler(model, machine, slots=slots, chat=chat)
+        return
+    with Endpoints(servers.endpoints) as endpoints:
+        endpoints.check()
+        yield RemoteSampler(endpoints)
+
+
 def rendered(sampler: LocalSampler, prompts: Sequence[Prompt]) -> list[PromptIds]:
     """Prompts as tokens.
 
@@ -102,8 +134,8 @@ def rendered(sampler: LocalSampler, prompts: Sequence[Prompt]) -> list[PromptIds
 
 def draw_into(
     journal: Journal,
-    sampler: LocalSampler,
-    prompts: Sequence[PromptIds],
+    sampler: Sampler,
+    prompts: Sequence[Prompt],
     sampling: Sampling,
     *,
     prefix: str = "",
@@ -117,8 +149,7 @@ def draw_into(
     total = sum(map(len, missing.values()))
     if total == 0:
         return 0
-    todo = [p for p in prompts if missing[p.id]]
-    for done, sample in enumerate(sampler.sample_ids(todo, sampling, indices=lambda name: missing[name]), 1):
+    for done, sample in enumerate(sampler.sample(prompts, sampling, lambda name: missing[name]), 1):
         journal.add(f"{prefix}{sample.prompt}#{sample.index}", record_of(sample))
         if tell is not None:
             tell(done, total, sampler.speed)
@@ -127,13 +158,13 @@ def draw_into(
 
 def record_of(sample: Sample) -> dict[str, Any]:
     """A sample as plain values."""
-    assert sample.ids is not None and sample.logprobs is not None and sample.model_logprobs is not None
     return {
         "answer": sample.text,
         "finish": sample.finish,
-        "ids": sample.ids.tolist(),
-        "logprob": float(sample.logprobs.sum()),
-        "model_logprob": float(sample.model_logprobs.sum()),
+        "ids": None if sample.ids is None else sample.ids.tolist(),
+        "tokens": sample.tokens,
+        "logprob": None if sample.logprobs is None else float(sample.logprobs.sum()),
+        "model_logprob": None if sample.model_logprobs is None else float(sample.model_logprobs.sum()),
     }
 
 
@@ -159,6 +190,8 @@ def sample_file(
     *,
     limit: int | None = None,
     slots: int = 64,
+    chat: Chat = "auto",
+    servers: Servers | None = None,
     tell: Progress | None = None,
 ) -> Outcome:
     """Answers every prompt of ``data`` ``sampling.n`` times into ``out``.
@@ -174,29 +207,28 @@ def sample_file(
     if out.exists():
         raise DataError(f"{out}: exists already; name another file")
     prompts = read_prompts(data, limit=limit)
-    sampler = open_sampler(model, machine, slots=slots)
-    ready = rendered(sampler, prompts)
-    who: Mapping[str, Any] = {
-        "model": sampler.identity,
-        "precision": str(machine.dtype),
-        "sampling": plain(asdict(sampling)),
-        "prompts": prompts_hash(prompts),
-    }
-    with Journal(out.with_name(out.name + ".part"), who) as journal:
-        if journal.resumed:
-            log.info("%s: going on, %d answers are there", out, journal.resumed)
-        drawn = draw_into(journal, sampler, ready, sampling, tell=tell)
-        rows = [
-            _line(p, k, journal.records[f"{p.id}#{k}"], sampler.identity) for p in prompts for k in range(sampling.n)
-        ]
-        write_rows(out, rows)
-        journal.remove()
+    with opened(model, machine, servers, slots=slots, chat=chat) as sampler:
+        who: Mapping[str, Any] = {
+            "model": sampler.identity,
+            "precision": None if servers else str(machine.dtype),
+            "sampling": plain(asdict(sampling)),
+            "chat": chat,
+            "prompts": prompts_hash(prompts),
+        }
+        with Journal(out.with_name(out.name + ".part"), who) as journal:
+            if journal.resumed:
+                log.info("%s: going on, %d answers are there", out, journal.resumed)
+            drawn = draw_into(journal, sampler, prompts, sampling, tell=tell)
+            rows = [
+                _line(p, k, journal.records[f"{p.id}#{k}"], sampler.identity)
+                for p in prompts
+                for k in range(sampling.n)
+            ]
+            write_rows(out, rows)
+            journal.remove()
     return Outcome(len(rows), drawn, sampler.speed)
 
 
 def _line(prompt: Prompt, index: int, record: Mapping[str, Any], model: str) -> dict[str, Any]:
     kept = {k: v for k, v in record.items() if k != "ids"}
-    return {
-        "id": prompt.id, "prompt": shown(prompt.prompt), "index": index, **kept, "tokens": len(record["ids"]),
-        "model": model,
-    }  # fmt: skip
+    return {"id": prompt.id, "prompt": shown(prompt.prompt), "index": index, **kept, "model": model}

@@ -19,7 +19,7 @@ from trueup.errors import DataError, ScoringError
 from trueup.feedback.base import Answered, Scorer
 from trueup.models.sampling import Sampling
 from trueup.ops.stats import wilson
-from trueup.recipes.answers import Progress, draw_into, open_sampler, prompts_hash, read_prompts, rendered, shown
+from trueup.recipes.answers import Progress, Servers, draw_into, opened, prompts_hash, read_prompts, shown
 from trueup.recipes.build import Machine
 from trueup.runs.encode import plain
 from trueup.runs.journal import Journal
@@ -33,10 +33,11 @@ SCORED_AT_ONCE = 32
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Who answers, and how: a model with a sampling of its own."""
+    """Who answers, and how: a model with a sampling of its own, in this process or behind servers."""
 
     model: str
     sampling: Sampling
+    servers: Servers | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +167,9 @@ def _draw(
     names: list[str] = []
     drawn = 0
     for number, source in enumerate(sources):
-        sampler = open_sampler(source.model, machine)
-        names.append(sampler.identity)
-        ready = rendered(sampler, prompts)
-        drawn += draw_into(journal, sampler, ready, source.sampling, prefix=f"{number}|", tell=tell)
+        with opened(source.model, machine, source.servers) as sampler:
+            names.append(sampler.identity)
+            drawn += draw_into(journal, sampler, prompts, source.sampling, prefix=f"{number}|", tell=tell)
     return names, drawn
 
 
@@ -207,15 +207,20 @@ def _score(whole: Sequence[_Answers], scorer: Scorer, journal: Journal) -> int:
 def _answered(prompt: Prompt, record: Mapping[str, Any]) -> Answered:
     return Answered(
         id=prompt.id, prompt=prompt.prompt, answer=record["answer"], truncated=record["finish"] == "length",
-        tokens=len(record["ids"]), meta=prompt.meta,
+        tokens=record["tokens"], meta=prompt.meta,
     )  # fmt: skip
+
+
+def _length(record: Mapping[str, Any]) -> int:
+    """Tokens, as the server or this process counted them."""
+    return int(record["tokens"])
 
 
 def _pair(whole: Sequence[_Answers], scores: Journal, pairing: Pairing) -> list[Paired]:
     found = []
     for number, a in enumerate(whole):
         candidates = [
-            Candidate(text=r["answer"], score=scores.records[k]["score"], length=len(r["ids"]))
+            Candidate(text=r["answer"], score=scores.records[k]["score"], length=_length(r))
             for k, r in zip(a.keys, a.records, strict=True)
         ]
         found.append(pair_up(candidates, pairing, number))
@@ -264,7 +269,7 @@ def _report(
     values = np.array([scores.records[k]["score"] for a in whole for k in a.keys])
     won = []
     for a, found in zip(whole, paired, strict=True):
-        sizes = [len(r["ids"]) for r in a.records]
+        sizes = [_length(r) for r in a.records]
         won += [1.0 if sizes[b] > sizes[w] else 0.5 * (sizes[b] == sizes[w]) for b, w in found.pairs]
     return PairsReport(
         prompts=len(whole),
@@ -274,7 +279,7 @@ def _report(
         pairs_a_prompt=dict(Counter(len(p.pairs) for p in paired)),
         near_duplicates=sum(p.near_duplicates for p in paired),
         scores=(float(values.min()), float(values.mean()), float(values.max()), float(values.std())),
-        lengths=Spread.of([len(r["ids"]) for a in whole for r in a.records]),
+        lengths=Spread.of([_length(r) for a in whole for r in a.records]),
         longer_won=tuple(wilson(sum(won), len(won))) if won else None,  # type: ignore[arg-type]
         drawn=drawn,
         scored=scored,
