@@ -176,7 +176,7 @@ class Renderer:
             ids = self._plain_ids(row.prompt)
         else:
             text = self._render(self._with_system(turns), row.tools, "prompt", generate=True)
-            ids = self.tokenizer(text, add_special_tokens=False).input_ids
+            ids = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
         if len(ids) > self.max_length:
             raise RowRejected(
                 "prompt", f"{len(ids)} tokens are more than data.max_length {self.max_length}", "too_long"
@@ -238,7 +238,7 @@ class Renderer:
         ]
         if not spans:
             raise RowRejected(field, "no assistant turn to train on", "empty")
-        encoded = self.tokenizer(full, add_special_tokens=False, return_offsets_mapping=True)
+        encoded = self.tokenizer(full, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ids = np.array(encoded.input_ids, dtype=np.int32)
         self._refuse_double_bos(ids, field)
         starts, ends = np.array(encoded.offset_mapping).T
@@ -285,7 +285,9 @@ class Renderer:
     def _plain(self, prompt: str, completion: str, field: str) -> _Sequence:
         if not completion.strip():
             raise RowRejected(field, "empty", "empty")
-        encoded = self.tokenizer(prompt + completion, add_special_tokens=False, return_offsets_mapping=True)
+        encoded = self.tokenizer(
+            prompt + completion, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
         ends = np.array(encoded.offset_mapping)[:, 1]
         ids, mask = np.array(encoded.input_ids, dtype=np.int32), ends > len(prompt)
         if self._starts_with_bos and ids[0] != self.tokenizer.bos_token_id:
@@ -296,7 +298,7 @@ class Renderer:
         return self._ended(ids, mask)
 
     def _plain_ids(self, text: str) -> list[int]:
-        ids = list(self.tokenizer(text, add_special_tokens=False).input_ids)
+        ids = list(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
         bos = self.tokenizer.bos_token_id
         return [bos, *ids] if self._starts_with_bos and ids[:1] != [bos] else ids
 
