@@ -88,8 +88,8 @@ def matmul_rate(dtype: torch.dtype, size: int = 2048) -> float:
     return best
 
 
-def machine() -> dict[str, Any]:
-    """What this was measured on."""
+def machine(rates: bool = True) -> dict[str, Any]:
+    """What this was measured on; ``rates`` adds what matrix products reach here."""
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     model = next((line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")), "")
     flags = {f for line in info.splitlines() if line.startswith("flags") for f in line.split()}
@@ -101,8 +101,11 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "date": date.today().isoformat(),
-        "matmul_flops": {"bf16": matmul_rate(torch.bfloat16), "fp32": matmul_rate(torch.float32)},
+        **(
+            {"matmul_flops": {"bf16": matmul_rate(torch.bfloat16), "fp32": matmul_rate(torch.float32)}} if rates else {}
+        ),
     }
 
 

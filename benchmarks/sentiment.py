@@ -31,7 +31,7 @@ HERE = Path(__file__).resolve().parent
 DATA = HERE.parents[1] / "shared/data/rt_polarity/rt_polarity.jsonl.gz"
 MODEL = "bundled:smollm2-135m-instruct"
 NEW = 24
-PAIRS, OPENINGS, HELD_OUT = 1600, 1600, 128
+PAIRS, OPENINGS, HELD_OUT = 1600, 1600, 256
 
 
 def reviews(path: str) -> dict[str, list[str]]:
@@ -51,8 +51,11 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def files(folder: Path, data: str) -> tuple[Path, Path, Path]:
-    """Pairs for the reward model; openings for learning and for measuring, of reviews that it never saw."""
+def files(folder: Path, data: str, tuning: bool = False) -> tuple[Path, Path, Path]:
+    """Pairs for the reward model; openings for learning and for measuring, of reviews that it never saw.
+
+    ``tuning``: other openings measure, so that settings are not chosen on those that the results are of.
+    """
     texts = reviews(data)
     pairs = [
         {"prompt": "Review:", "chosen": " " + good, "rejected": " " + bad}
@@ -61,10 +64,9 @@ def files(folder: Path, data: str) -> tuple[Path, Path, Path]:
     rest = [t for both in zip(texts["pos"][PAIRS:], texts["neg"][PAIRS:], strict=False) for t in both]
     openings = list(dict.fromkeys("Review: " + " ".join(t.split()[:4]) for t in rest))
     rows = [{"id": f"o{i}", "prompt": o} for i, o in enumerate(openings)]
-    learn, measure = rows[HELD_OUT : HELD_OUT + OPENINGS], rows[:HELD_OUT]
-    return (
-        write(folder / "pairs.jsonl", pairs), write(folder / "learn.jsonl", learn), write(folder / "measure.jsonl", measure)
-    )  # fmt: skip
+    measure = rows[HELD_OUT + OPENINGS :][:HELD_OUT] if tuning else rows[:HELD_OUT]
+    learn, name = rows[HELD_OUT : HELD_OUT + OPENINGS], "tuning.jsonl" if tuning else "measure.jsonl"
+    return write(folder / "pairs.jsonl", pairs), write(folder / "learn.jsonl", learn), write(folder / name, measure)
 
 
 def reward_model(folder: Path, pairs: Path) -> Path:
@@ -119,7 +121,7 @@ class Measure:
                 torch.cat([p.sequences(p.layout(branches[i : i + 16])).logprob for i in range(0, len(branches), 16)])
                 for p in (sampler.policy, self.base.policy)
             )
-        kl = (ours - theirs).double().numpy()
+        kl = (ours - theirs).double().cpu().numpy()
         return {
             "gold": float(gold.mean()), "gold_std": float(gold.std(ddof=1)),
             "gold_se": float(gold.std(ddof=1) / len(gold) ** 0.5), "proxy": float(self.judge.score(answers).mean()),
