@@ -407,3 +407,9 @@ def test_pairs_can_be_had_from_every_file_kind(tmp_path):
     write_rows(tmp_path / "a.csv", [{"prompt": "p", "completions": ["a", "b"], "scores": [1, 2]}])
     (row,) = read_rows(tmp_path / "a.csv", wanted=Comparison).rows
     assert (row.chosen, row.rejected) == ("b", "a")
+
+
+def test_rows_of_an_array_on_one_line_have_names_of_their_own(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('[{"text": "t"}, {"text": "u"}, {"id": "mine", "text": "v"},\n{"text": "w"}]')
+    assert [row.id for row in read_rows(path).rows] == ["a.json:1", "a.json:1#2", "mine", "a.json:2"]

@@ -84,6 +84,7 @@ class _Reading:
         self.ids: dict[str, int] = {}
         self.seen: dict[str, None] = {}
         self.groups: dict[str, list[tuple[Record, Ranking]]] = {}
+        self.place = (0, 0)  # line of the last row, and how many rows of a JSON array have begun on it
         self.gathers = entry.lone and need is Comparison
 
     def take(self, record: Record) -> None:
@@ -106,8 +107,10 @@ class _Reading:
         stranger = self.entry.stranger(fields) if self.auto else None
         if stranger is not None:
             raise RowFault(stranger, f"does not belong to the format {self.entry.name!r} of this file")
+        self.place = (record.line, self.place[1] + 1 if record.line == self.place[0] else 1)
         origin = record.origin or f"{self.path}:{record.line}"
-        source = Source(id=origin.rpartition("/")[2], origin=origin, kind=record.kind)
+        again = f"#{self.place[1]}" if record.origin is None and self.place[1] > 1 else ""
+        source = Source(id=origin.rpartition("/")[2] + again, origin=origin, kind=record.kind)
         parsed = self.entry.parse(self.entry.resolved(fields), source)
         rows = parsed if isinstance(parsed, tuple) else (parsed,)
         for row in rows:

@@ -1,0 +1,1 @@
+"""How good the answers of a model are: figures with intervals, over texts, choices, held-out text and rewards."""
