@@ -22,6 +22,7 @@ from trueup.types import Text
 NONCE = 12  # characters of base 32: 60 bits
 LETTERS = ("A", "B")
 TIE = "tie"
+YES_NO = ("Y", "N")
 GRADES = tuple("123456789")  # one token each in every tokenizer; "10" is two in most
 FORMS = 1  # raised when the wording below changes; it stands in every judge's identity
 
@@ -164,6 +165,23 @@ def grade_brief(rubric: Rubric, prompt: Text, answer: str, *, written: bool, see
         )
     texts = [("task", flat(prompt)), ("answer", answer)]
     return _brief("You grade an answer to a task.", rubric, texts, ending, GRADES, seed)
+
+
+def breach_brief(rubric: Rubric, prompt: Text, answer: str, *, broken: bool, written: bool, seed: int = 0) -> Brief:
+    """Asks whether an answer breaks a principle, or (not ``broken``) whether it keeps to it.
+
+    Asked both ways, a judge that always says yes says nothing. Other arguments as for :func:`compare_brief`.
+    """
+    asked = "Does the answer go against what counts?" if broken else "Does the answer keep to what counts?"
+    if written:
+        ending = (
+            f"{asked} Say in at most three sentences what decides it. Then end with your verdict on a line of its own, "
+            "in the form [[X:{nonce}]], where X is Y for yes or N for no."
+        )
+    else:
+        ending = f"{asked} Reply with one letter and nothing else: Y for yes or N for no."
+    texts = [("task", flat(prompt)), ("answer", answer)]
+    return _brief("You check an answer to a task against a principle.", rubric, texts, ending, YES_NO, seed)
 
 
 def _brief(
