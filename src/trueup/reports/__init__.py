@@ -1,0 +1,1 @@
+"""Run folders as pages for people: one HTML file that needs nothing else, a JSON record, and pictures."""
