@@ -1,25 +1,23 @@
-"""Memory and time of a run, from the model's config alone, before anything is loaded."""
+"""Memory, time and disk of a run, from the model's config alone, before anything is loaded."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from trueup.config import RunConfig
-from trueup.data.render import CompletionTokens, PairTokens
-from trueup.models.head import CHUNK
-from trueup.models.source import resolve
-from trueup.recipes.build import machine_for
+from trueup.recipes.memory import Cast, Load, Tokens, cast_of, load_of, phases_of, tokens_of
+from trueup.recipes.rehearse import Size, rehearse_training, size_of
 from trueup.train.methods import Method
 
-Tokens = PairTokens | CompletionTokens
 GIB = 2**30
+USEFUL = 0.6  # share of the plain product's rate that a training pass reaches (docs/benchmarks.md)
+USEFUL_DECODING = 0.25  # the same for one token an answer at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,113 +25,87 @@ class Estimate:
     """Bytes by part, and seconds.
 
     Attributes:
-        memory: part -> bytes.
-        steps: optimizer steps.
+        memory: part -> bytes; the parts add up to the peak.
+        steps: optimizer steps (batches of answers for methods that sample).
         seconds: of training, at the matrix-product rate measured just now.
         flops_rate: that rate.
+        disk: part -> bytes of the run folder at its fullest.
+        notes: what a person should know about these figures.
     """
 
     memory: dict[str, float]
     steps: int
     seconds: float
     flops_rate: float
+    disk: dict[str, float] = field(default_factory=dict[str, float])
+    notes: tuple[str, ...] = ()
 
     @property
     def total(self) -> float:
-        """Bytes in all."""
+        """Bytes of memory in all."""
         return sum(self.memory.values())
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        return {**asdict(self), "total": self.total}
+        return {**asdict(self), "total": self.total, "disk_total": sum(self.disk.values())}
 
     def lines(self) -> list[str]:
         """For a person."""
-        parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in self.memory.items() if size)
+        disk = sum(self.disk.values())
         return [
-            f"memory: about {self.total / GIB:.2f} GiB ({parts})",
-            f"time: about {self.seconds / 60:.1f} minutes for {self.steps} steps "
+            f"memory: about {self.total / GIB:.2f} GiB ({_parts(self.memory)})",
+            f"time: about {duration(self.seconds)} for {self.steps} steps "
             f"(at {self.flops_rate / 1e9:.0f} GFLOP/s, measured now; loading and evaluation not counted)",
+            f"disk: about {disk / GIB:.2f} GiB ({_parts(self.disk)})",
+            *(f"note: {n}" for n in self.notes),
         ]
-
-
-def _shape(config: RunConfig) -> tuple[int, int, Any]:
-    """Body and embedding parameters, and the text config; nothing is loaded."""
-    settings = AutoConfig.from_pretrained(resolve(config.model.path, config.model.revision).folder)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(settings)
-    total = sum(p.numel() for p in model.parameters())
-    embedding = model.get_input_embeddings().weight.numel()  # type: ignore[union-attr]
-    return total - embedding * (1 if settings.tie_word_embeddings else 2), embedding, settings.get_text_config()
 
 
 def estimate(config: RunConfig, method: Method, rows: Sequence[Tokens]) -> Estimate:
     """Estimates a run on rendered rows.
 
+    Memory is the largest of the run's phases (loading, self-check, sampling, scoring, training), each the weights that
+    stand beside it and what its passes take, rehearsed by :mod:`trueup.recipes.rehearse`.
+
     Raises:
-        ModelError: the model cannot be found.
+        ConfigError: settings that contradict each other.
+        ModelError: a model whose config cannot be found or used.
     """
-    body, embedding, shape = _shape(config)
-    machine = machine_for(config)
-    wide = 4 if machine.dtype == torch.float32 else 2
-    weights = body + embedding * (1 if shape.tie_word_embeddings else 2)
-    trained = weights if config.lora is None else _lora_parameters(config, shape)
-    memory = {
-        "weights": weights * wide + (0 if config.lora is None else trained * 4),
-        "master weights": trained * 4 if wide == 2 and config.lora is None else 0,
-        "gradients": trained * 4,
-        "AdamW": trained * 8,
-        "reference": weights * wide if method.reference and config.lora is None else 0,
-        "activations": _activations(config, shape, rows, wide),
-        "logits": 2.0 * CHUNK * shape.vocab_size * 4,
-    }
-    rate = matmul_rate(machine.dtype)
-    size = min(config.train.batch_size, len(rows))
-    steps = max(1, int(np.ceil(len(rows) * config.train.epochs / size)))
-    steps = min(steps, config.train.max_steps or steps)
-    tokens = float(np.mean([_computed(r) for r in rows])) * size * steps
-    heads = float(np.mean([_trained(r) for r in rows])) * size * steps
-    passes = 6 + (2 if method.reference else 0)
-    flops = passes * body * tokens + (8 + (2 if method.reference else 0)) * embedding * heads
-    return Estimate(memory, steps, flops / (0.6 * rate), rate)
+    cast = cast_of(config, method)
+    load = load_of(cast, rows)
+    phases = phases_of(cast, load)
+    name = max(phases, key=lambda n: sum(phases[n].values()))
+    rate = matmul_rate(cast.machine.dtype)
+    return Estimate(
+        memory={k: v for k, v in phases[name].items() if v},
+        steps=load.steps,
+        seconds=_seconds(cast, load, rate),
+        flops_rate=rate,
+        disk=_disk(config, cast.size, cast.value_size),
+        notes=tuple(_notes(cast, name)),
+    )
 
 
-def _lora_parameters(config: RunConfig, shape: Any) -> int:
-    assert config.lora is not None
-    hidden, inner = shape.hidden_size, shape.intermediate_size
-    kv = hidden * getattr(shape, "num_key_value_heads", shape.num_attention_heads) // shape.num_attention_heads
-    sides = [
-        (hidden, hidden),
-        (hidden, kv),
-        (hidden, kv),
-        (hidden, hidden),
-        (hidden, inner),
-        (hidden, inner),
-        (inner, hidden),
-    ]
-    return config.lora.rank * shape.num_hidden_layers * sum(a + b for a, b in sides)
+# ── time and disk ──
 
 
-def _activations(config: RunConfig, shape: Any, rows: Sequence[Tokens], wide: int) -> float:
-    """Kept for the backward pass: per token and layer about 14 hidden and 4 inner vectors (measured on Llama)."""
-    longest = max(_computed(r) for r in rows)
-    if config.train.micro_batch is not None:
-        tokens = config.train.micro_batch * longest
-    else:
-        mean = float(np.mean([_computed(r) for r in rows]))
-        tokens = max(longest, min(config.train.micro_tokens, min(config.train.batch_size, len(rows)) * mean))
-    layer = (14 * shape.hidden_size + 4 * shape.intermediate_size) * wide
-    if config.train.gradient_checkpointing:
-        return tokens * (shape.num_hidden_layers * shape.hidden_size * wide + layer)
-    return tokens * shape.num_hidden_layers * layer
-
-
-def _computed(row: Tokens) -> int:
-    return len(row.chosen.ids) + len(row.rejected.ids) - row.shared if isinstance(row, PairTokens) else len(row.ids)
-
-
-def _trained(row: Tokens) -> int:
-    return int(row.chosen.mask.sum() + row.rejected.mask.sum()) if isinstance(row, PairTokens) else int(row.mask.sum())
+def _seconds(cast: Cast, load: Load, rate: float) -> float:
+    """Of training passes, of the reference's and judges', and of drawing answers."""
+    one = load.groups[:1]
+    tokens = tokens_of(cast, one)
+    training = rehearse_training(
+        cast.policy, one, reference=cast.reference in ("copy", "adapter-off") and not load.prompts, twin=cast.value,
+        scores=cast.method.family == "reward",
+    ).flops / tokens * load.trained  # fmt: skip
+    seconds = training / (USEFUL * rate)
+    if not load.prompts:
+        return seconds
+    answers = len(load.prompts) * cast.config.sample.n * load.rounds
+    length = float(np.mean([len(p) for p in load.prompts])) + cast.config.sample.max_new_tokens
+    weights = cast.size.base + sum(size_of(j).base for j in cast.judges)
+    looks = 2.0 * (weights + (cast.size.base if cast.reference != "none" else 0)) * answers * length
+    drawn = 2.0 * cast.size.base * answers * cast.config.sample.max_new_tokens
+    return seconds + looks / (USEFUL * rate) + drawn / (USEFUL_DECODING * rate)
 
 
 def matmul_rate(dtype: torch.dtype, size: int = 1024) -> float:
@@ -145,3 +117,43 @@ def matmul_rate(dtype: torch.dtype, size: int = 1024) -> float:
         torch.mm(a, b)
         best = max(best, 2 * size**3 / (time.perf_counter() - begun))
     return best
+
+
+def _disk(config: RunConfig, size: Size, value: Size) -> dict[str, float]:
+    """Checkpoints (masters and AdamW's moments in fp32), one more while it is being written, and the result."""
+    one = (size.trained + value.trained) * 12.0
+    kept = config.save.keep if config.save.every or config.eval.every else 1
+    best = 1 if config.eval.every else 0
+    model = 4.0 * (size.base if config.lora is None else size.trained)
+    return {f"checkpoints ({kept + best})": one * (kept + best), "one being written": one, "model": model}
+
+
+# ── words ──
+
+
+def _notes(cast: Cast, phase: str) -> Iterator[str]:
+    if phase != "training":
+        yield f"the most memory is needed by {phase}, not by the training steps"
+    if cast.method.family == "policy" and cast.config.lora is not None:
+        served = ["the policy"]
+        if cast.reference == "adapter-off":
+            served.append("the reference (the adapter switched off)")
+        if cast.shared_value:
+            served.append("the value model (a head on the policy's states)")
+        if len(served) > 1:
+            yield f"one set of base weights serves {', '.join(served[:-1])} and {served[-1]}"
+    if cast.judges:
+        yield f"{len(cast.judges)} reward model{'s' * (len(cast.judges) > 1)} loaded besides, in fp32"
+    if cast.method.family in ("policy", "online"):
+        yield "every answer is taken to reach sample.max_new_tokens; shorter answers need less of all"
+
+
+def _parts(sizes: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {size / GIB:.2f}" for name, size in sizes.items() if size >= 0.005 * GIB)
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, in words."""
+    if seconds < 100:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.1f} minutes" if seconds < 6000 else f"{seconds / 3600:.1f} hours"
