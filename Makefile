@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 
 # The floors whose every line and branch is tested for itself (words and maths).
-FLOORS := losses ops types tensors errors config settings
+FLOORS := losses ops types tensors errors config settings thresholds
 
 .PHONY: setup model demo test check coverage format bench gpu soak clean
 

@@ -168,7 +168,8 @@ def config_of(job: Job, scratch: Path) -> RunConfig:
         **job.more,
     }
     if "sample" in job.more:
-        tree["reward"] = "rule:length_window"
+        # every word counts: answers of equal scores would make no pairs
+        tree["reward"] = {"rule": "length_window", "arguments": {"high": 1}}
     if job.reward:
         judge = scratch / f"{job.model}-reward"
         if not judge.exists():

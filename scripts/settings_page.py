@@ -15,10 +15,12 @@ from trueup.config import (
     ModelConfig,
     OnlineConfig,
     PolicyConfig,
+    RunConfig,
     SampleConfig,
     SaveConfig,
     TrainConfig,
 )
+from trueup.thresholds import MonitorConfig
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "model": ModelConfig,
@@ -30,6 +32,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "lora": LoraConfig,
     "eval": EvalConfig,
     "save": SaveConfig,
+    "monitors": MonitorConfig,
     "mixture": LossTerm,
 }
 HEAD = """# Settings
@@ -45,7 +48,11 @@ HEAD = """# Settings
 
 def page() -> str:
     """The whole page."""
-    parts = [HEAD]
+    parts = [
+        HEAD,
+        "\n## the run\n\nSettings that belong to no section.\n\n| setting | type | default | what |\n|---|---|---|---|\n",
+    ]
+    parts += [_line("", name, RunConfig.model_fields[name]) for name in ("reward", "on_alarm")]
     for name, section in SECTIONS.items():
         parts.append(
             f"\n## {name}\n\n{(section.__doc__ or '').strip()}\n\n| setting | type | default | what |\n|---|---|---|---|\n"
@@ -58,7 +65,7 @@ def _line(section: str, key: str, field: Any) -> str:
     default = "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)!r}`"
     kind = getattr(field.annotation, "__name__", None) if isinstance(field.annotation, type) else str(field.annotation)
     kind = str(kind).replace("typing.", "").replace("|", "\\|")
-    return f"| `{section}.{key}` | `{kind}` | {default} | {(field.description or '').replace('|', chr(92) + '|')} |\n"
+    return f"| `{f'{section}.{key}'.lstrip('.')}` | `{kind}` | {default} | {(field.description or '').replace('|', chr(92) + '|')} |\n"
 
 
 if __name__ == "__main__":

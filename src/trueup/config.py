@@ -11,6 +11,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from trueup.thresholds import MonitorConfig
+
+OnAlarm = Literal["warn", "raise_kl", "lower_lr", "stop", "rollback"]
+
 
 class Section(BaseModel):
     """Base of every section: frozen, and unknown keys are refused."""
@@ -96,6 +100,10 @@ class EvalConfig(Section):
     rows: int | None = Field(default=None, ge=1, description="held-out rows used at most")
     metric: str | None = Field(default=None, description="chooses the best checkpoint; None: the method's default")
     patience: int = Field(default=0, ge=0, description="evaluations without improvement before stopping; 0: never")
+    gold: str | dict[str, Any] | None = Field(
+        default=None,
+        description="a second scorer, as reward: it scores the answers to held-out prompts, and is not trained on",
+    )
 
 
 class SaveConfig(Section):
@@ -210,3 +218,5 @@ class RunConfig(Section):
     lora: LoraConfig | None = None
     eval: EvalConfig = Field(default_factory=EvalConfig)
     save: SaveConfig = Field(default_factory=SaveConfig)
+    monitors: MonitorConfig = Field(default_factory=MonitorConfig)
+    on_alarm: OnAlarm = Field(default="warn", description="what an alarm does to the run (docs/monitors.md)")

@@ -7,7 +7,7 @@
     │   ├── ModelError          a model folder or name that cannot be used
     │   ├── RunError            a run folder that exists, is damaged, or belongs to another objective
     │   └── ScoringError        an answer that could not be scored; no number stands in for it
-    ├── TrainingError           (exit 3) the run stopped itself: three non-finite steps, a failed self-check
+    ├── TrainingError           (exit 3) the run stopped itself: three non-finite steps, a failed self-check, an alarm
     │   └── MidStepError        in the middle of a step, whose state belongs to no checkpoint
     └── ResourceError           (exit 75) disk full, out of memory at the smallest micro-batch
 

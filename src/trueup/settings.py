@@ -300,9 +300,33 @@ def _check_pairs_of_settings(config: RunConfig, method: MethodLike) -> None:
          "data.allow_lost_eos: has no effect without data.too_long: truncate"),
     ]  # fmt: skip
     rules += _rules_of_sampling(config, method)
+    rules += _rules_of_alarms(config, method)
     for broken, message in rules:
         if broken:
             raise ConfigError(message)
+
+
+def _rules_of_alarms(config: RunConfig, method: MethodLike) -> list[tuple[bool, str]]:
+    """What an alarm can do to a run."""
+    given = config.monitors.model_fields_set if "monitors" in config.model_fields_set else set[str]()
+    samples, how = method.family in ("policy", "online"), config.on_alarm
+    held = method.family == "policy" and config.policy.kl != "none" and config.policy.kl_coef > 0
+    changes = how in ("raise_kl", "lower_lr", "rollback")
+    return [
+        (config.eval.gold is not None and not samples,
+         f"eval.gold: has no effect, {method.name} does not sample answers"),
+        (how == "raise_kl" and not held,
+         f"on_alarm: raise_kl has no effect, {method.name} has no KL coefficient here; use lower_lr"),
+        (how == "rollback" and config.save.every == 0,
+         "on_alarm: rollback needs checkpoints to go back to; set save.every"),
+        ("act_on" in given and how == "warn", "monitors.act_on: has no effect with on_alarm: warn"),
+        ("actions" in given and not changes,
+         "monitors.actions: has no effect unless on_alarm is raise_kl, lower_lr or rollback"),
+        ("kl_factor" in given and not (how == "raise_kl" or (how == "rollback" and held)),
+         "monitors.kl_factor: has no effect unless on_alarm raises a KL coefficient"),
+        ("lr_factor" in given and not (how == "lower_lr" or (how == "rollback" and not held)),
+         "monitors.lr_factor: has no effect unless on_alarm lowers the learning rate"),
+    ]  # fmt: skip
 
 
 def _rules_of_sampling(config: RunConfig, method: MethodLike) -> list[tuple[bool, str]]:

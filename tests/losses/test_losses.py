@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from trueup.losses import POLICY, PREFERENCE, REWARD, SUPERVISED, UNPAIRED
-from trueup.losses.metrics import preference_metrics, unpaired_metrics
+from trueup.losses.metrics import contradicted, preference_metrics, unpaired_metrics
 from trueup.losses.options import Options, bound, mixture, with_options
 from trueup.tensors import Actions, Labels, Likelihoods, Pairs, Scores
 
@@ -420,8 +420,17 @@ def test_metrics_by_hand() -> None:
     assert figures["rewards/margin"].item() == pytest.approx(0.15)
     assert figures["rewards/accuracy"].item() == 1.0
     assert figures["logps/rejected_per_token"].item() == pytest.approx(-1.5)
+    assert figures["logratio/chosen_per_token"].item() == pytest.approx(1 / 6)
+    assert figures["reference/chosen_per_token"].item() == pytest.approx(-13 / 6)
+    alone = preference_metrics(golden(reference_chosen=None, reference_rejected=None), beta=0.1)
+    assert "logps/chosen_per_token" in alone and "reference/chosen_per_token" not in alone
     assert preference_metrics(START, beta=0.1)["rewards/accuracy"].item() == 0.5
     assert "logps/chosen_per_token" not in preference_metrics(by_mean(-1, -2).replace(chosen_length=None), beta=1.0)
+
+
+def test_contradicted_margin_weighs_errors_by_how_sure_they_are() -> None:
+    assert contradicted(row(3.0, -1.0, 0.0, -2.0)) == (3.0, 6.0)
+    assert contradicted(row(0.0, 0.0)) == (0.0, 0.0)
 
 
 def test_unpaired_metrics_count_each_class_for_itself() -> None:

@@ -60,8 +60,9 @@ def _rows(kind: str) -> list[dict[str, Any]]:
 def _config(method: str, model: Path, data: Path, rate: float) -> RunConfig:
     sampled: dict[str, Any] = {}
     if method in SAMPLED:
+        rules = [{"rule": "regex", "arguments": {"pattern": p}} for p in ("[a-e]", "[c-h]")]
         sampled = {
-            "reward": {"rule": "regex", "arguments": {"pattern": "[a-e]"}},
+            "reward": {"ensemble": rules} if method == "grpo" else rules[0],
             "sample": SampleConfig(n=4, max_new_tokens=6),
         }
     if method in ("ppo", "grpo"):
@@ -83,7 +84,7 @@ def _config(method: str, model: Path, data: Path, rate: float) -> RunConfig:
             threads=1,
             device="cpu",
         ),
-        eval=EvalConfig(every=steps),
+        eval=EvalConfig(every=steps, gold={"rule": "regex", "arguments": {"pattern": "[x-z]"}} if sampled else None),
         **sampled,
     )
 

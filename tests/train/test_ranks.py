@@ -108,3 +108,22 @@ def test_more_processes_than_rows_is_an_error(tiny: Path, data: dict[str, Path],
     done = launch(2, *words, "--train.batch_size", "1", "--train.precision", "fp32")
     assert done.returncode != 0
     assert "1 rows cannot be shared by 2 processes" in done.stderr
+
+
+def test_what_an_alarm_does_is_done_by_all_processes(tiny: Path, data: dict[str, Path], tmp_path: Path) -> None:
+    """A random model finds every row foreign: told after the fifth step, acted on from the sixth."""
+    acts = (
+        "--monitors.act_on",
+        "warn",
+        "--monitors.off",
+        "[displacement, sources_apart]",
+        "--train.schedule",
+        "constant",
+    )
+    lines = train(2, "dpo", tiny, data["pairs"], tmp_path / "lower", "--on-alarm", "lower_lr", *acts)
+    assert [line["lr"] for line in lines] == [1e-3] * 5 + [5e-4] * (len(lines) - 5)
+    words = ("--out", str(tmp_path / "stop"), "--train.batch_size", "6", "--train.epochs", "2", "--on-alarm", "stop")
+    done = launch(2, "train", "dpo", "--model", str(tiny), "--data", str(data["pairs"]), *words, *acts)
+    assert done.returncode != 0
+    assert "step 5: the run was stopped by foreign_data" in done.stderr
+    assert len(read_jsonl(tmp_path / "stop" / "metrics.jsonl")) == 5

@@ -17,14 +17,20 @@ from trueup.errors import ConfigError, TrueupError
 
 # verb -> (module that owns it, one line of help)
 VERBS = {
+    "advise": ("trueup.cli.advise", "which methods fit your data and machine, and what each takes"),
+    "estimate": ("trueup.cli.estimate", "memory, time and disk of a run, before anything is loaded"),
     "train": ("trueup.cli.train", "train a model: trueup train dpo --model M --data FILE --out RUN"),
     "resume": ("trueup.cli.resume", "go on with a run that was interrupted"),
     "data": ("trueup.cli.data", "check, convert and show preference data"),
     "sample": ("trueup.cli.sample", "answer a file of prompts, resumable"),
     "pairs": ("trueup.cli.pairs", "make preference data: sample, score, pair"),
+    "constitution": ("trueup.cli.constitution", "check, show, import, compare, settle constitutions"),
+    "eval": ("trueup.cli.eval", "measure models, answers, reward models and judges, with intervals"),
     "losses": ("trueup.cli.losses", "list the losses; with a name: equation, arguments, worked example"),
     "chat": ("trueup.cli.chat", "talk to a model or to the result of a run"),
     "merge": ("trueup.cli.merge", "merge a LoRA adapter into a full model"),
+    "report": ("trueup.cli.report", "one HTML file that says what a run did; and JSON and PNGs"),
+    "compare": ("trueup.cli.compare", "several runs over one another, in one HTML file"),
     "demo": ("trueup.cli.demo", "the whole road on bundled model and data, in a few minutes"),
 }
 EX_TEMPFAIL = 75

@@ -11,8 +11,8 @@ import typer
 from trueup.cli.sample import Teller, sampling_of, servers_of
 from trueup.data.pairing import CHOOSERS, Pairing
 from trueup.errors import ConfigError
-from trueup.feedback.parse import open_scorer
 from trueup.recipes.build import machine_named
+from trueup.recipes.judges import open_scoring
 from trueup.recipes.pairs import Export, Source, make_pairs
 from trueup.settings import read_yaml
 
@@ -24,7 +24,10 @@ def command(
     model: Annotated[list[str], typer.Option(help="who answers; may be given again for several models")],
     data: Annotated[str, typer.Option(help="prompts: any file that holds them")],
     out: Annotated[Path, typer.Option(help="file to make: .jsonl, .json, .csv or .parquet")],
-    reward: Annotated[str, typer.Option(help="who scores: PATH, rule:NAME, module:function, or a YAML mapping")],
+    reward: Annotated[
+        str,
+        typer.Option(help="who scores: PATH, rule:NAME, module:function, or a YAML mapping; {judge: MODEL} is a judge"),
+    ],
     n: Annotated[int, typer.Option(help="answers a prompt, of each model and temperature")] = 4,
     temperature: Annotated[list[float] | None, typer.Option(help="may be given again; default 1")] = None,
     top_p: Annotated[float, typer.Option(help="only the likeliest tokens that hold this probability")] = 1.0,
@@ -63,12 +66,14 @@ def command(
         for t in temperature or [1.0]
     ]
     spec: Any = read_yaml(reward, "--reward") if reward.lstrip().startswith("{") else reward
-    scorer = open_scorer(spec, device=machine.device)
+    calls = out.with_name(f"{out.name}.calls.part")
+    scorer = open_scoring(spec, machine, cache=calls)
     pairing = Pairing(how=choose, min_margin=min_margin, max_similarity=max_similarity, cap=cap, seed=seed)
     report = make_pairs(
         sources, data, out, scorer, pairing, machine, export=cast(Export, to), soft_scale=soft_scale, limit=limit,
         tell=Teller(),
     )  # fmt: skip
+    calls.unlink(missing_ok=True)
     if as_json:
         print(json.dumps(report.to_json()))
     else:

@@ -14,6 +14,7 @@ from trueup.config import RunConfig
 from trueup.errors import ConfigError
 from trueup.losses import PREFERENCE
 from trueup.recipes.estimate import estimate
+from trueup.recipes.guard import check_alarms
 from trueup.recipes.train import audit, method_of, train
 from trueup.settings import check_effective, dump_config, load_config
 from trueup.train.methods import METHODS, find_method, words
@@ -38,6 +39,7 @@ def config_from(
         )
     settings = load_config(config, overrides, {"method": method, "model.path": model, "data.path": data})
     check_effective(settings, known, {name: loss.arguments for name, loss in PREFERENCE.items()})
+    check_alarms(settings)
     return settings
 
 
@@ -49,13 +51,17 @@ def command(
     data: Annotated[str | None, typer.Option(help="file, datasets folder or hub id")] = None,
     out: Annotated[Path | None, typer.Option(help="run folder to make")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings; options are stronger")] = None,
+    on_alarm: Annotated[
+        str | None, typer.Option("--on-alarm", help="what an alarm does: warn, raise_kl, lower_lr, stop, rollback")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print settings, audit and estimate; write nothing")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> int:
     """Train a model. Further settings: --train.lr 1e-6 --loss.beta 0.1 --lora.rank 16 ... (docs/settings.md)."""
-    settings = config_from(method, model, data, config, list(context.args))
+    words = [*context.args, *(["--on_alarm", on_alarm] if on_alarm is not None else [])]
+    settings = config_from(method, model, data, config, words)
     if dry_run:
         return _dry_run(settings, as_json)
     if out is None:

@@ -6,6 +6,7 @@ Everything here is a pure function of the answers, their scores and a seed.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ class Candidate:
 
     Attributes:
         text: as it will stand in the pair.
-        score: higher is better.
+        score: higher is better; nan: there is none, and the answer is left out.
         length: in tokens (words where tokens are not known).
     """
 
@@ -79,6 +80,12 @@ def pair_up(candidates: Sequence[Candidate], pairing: Pairing, prompt: int = 0) 
         raise ValueError(f"{pairing.how!r} is none of {', '.join(CHOOSERS)}")
     if len(candidates) < 2:
         return Paired((), "fewer than two answers", 0)
+    scored = [i for i, c in enumerate(candidates) if not math.isnan(c.score)]
+    if len(scored) < 2:
+        return Paired((), "fewer than two answers were scored", 0)
+    if len(scored) < len(candidates):
+        rest = pair_up([candidates[i] for i in scored], pairing, prompt)
+        return Paired(tuple((scored[a], scored[b]) for a, b in rest.pairs), rest.reason, rest.near_duplicates)
     kept = distinct(candidates, pairing.max_similarity)
     left_out = len(candidates) - len(kept)
     if len(kept) < 2:

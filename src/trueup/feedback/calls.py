@@ -179,12 +179,12 @@ class Caller:
             waiting = dict(enumerate(batch))
             for place, answer in self.speaker.ask_many([questions[i] for _, i in batch]):
                 key, index = waiting.pop(place)
-                if self._keep(key, answer, notes[index]):
+                if self._keep(key, answer, questions[index], notes[index]):
                     yield key
                 failures = failures + 1 if isinstance(answer, Failure) and not answer.lasting else 0
             lost = Failure("the judge gave neither an answer nor a reason")
             for key, index in waiting.values():
-                self._keep(key, lost, notes[index])
+                self._keep(key, lost, questions[index], notes[index])
                 yield key
             if failures >= self.patience and at < len(todo):
                 last = next(reversed(self._failed.values())).reason
@@ -192,9 +192,11 @@ class Caller:
                 refused.update((key, Failure(why)) for key, _ in todo[at:])
                 return
 
-    def _keep(self, key: str, answer: Reply | Failure, note: Mapping[str, Any]) -> bool:
+    def _keep(self, key: str, answer: Reply | Failure, question: Question, note: Mapping[str, Any]) -> bool:
         """Writes an outcome down and counts it; returns whether it was a call."""
-        record = {**note, "judge": self.speaker.identity, "tokens_in": 0, "tokens_out": 0}
+        how = {"prompt_sha256": question.prompt_sha256, "options": question.options, "max_tokens": question.max_tokens,
+               "temperature": question.temperature, "seed": question.seed}  # fmt: skip
+        record = {**note, **how, "judge": self.speaker.identity, "tokens_in": 0, "tokens_out": 0}
         if isinstance(answer, Failure):
             self._failed[key] = answer
             attempt = 1 + sum(f"{key}/failed/{n}" in self._records for n in range(1, 1000))

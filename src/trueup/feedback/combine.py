@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from trueup.feedback.base import Answered, Scorer
+from trueup.ops.watching import member_spread
 
 How = Literal["mean", "min", "mean_minus_variance"]
 
@@ -60,7 +62,18 @@ class Ensemble:
 
     def score(self, answers: Sequence[Answered]) -> np.ndarray:
         """``[n]``."""
-        each = self.members(answers)
+        return self.join(self.members(answers))
+
+    def join(self, each: np.ndarray) -> np.ndarray:
+        """What the members say, ``[k, n]``, as one, ``[n]``."""
         if self.how == "min":
             return each.min(0)
         return each.mean(0) - (self.penalty * each.var(0) if self.how == "mean_minus_variance" else 0.0)
+
+
+def score_with_spread(scorer: Scorer, answers: Sequence[Answered]) -> tuple[np.ndarray, float]:
+    """Scores, ``[n]``, and how far the members of an ensemble part over them; nan for any other scorer."""
+    if not isinstance(scorer, Ensemble):
+        return scorer.score(answers), math.nan
+    each = scorer.members(answers)
+    return scorer.join(each), member_spread(each)

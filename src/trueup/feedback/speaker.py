@@ -41,6 +41,11 @@ class Question:
         if self.max_tokens < 1 or not 0 <= self.temperature < math.inf:
             raise ValueError(f"question: max_tokens {self.max_tokens}, temperature {self.temperature} make no sense")
 
+    @property
+    def prompt_sha256(self) -> str:
+        """Of the turns alone."""
+        return hashlib.sha256(json.dumps(self.messages, ensure_ascii=True).encode()).hexdigest()
+
     def key(self, identity: str) -> str:
         """sha256 over everything an answer depends on: who is asked, every word of it, and how it is drawn."""
         whole = json.dumps([identity, asdict(self)], sort_keys=True, ensure_ascii=True)

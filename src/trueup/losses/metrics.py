@@ -27,7 +27,19 @@ def preference_metrics(pairs: Pairs, *, beta: float) -> dict[str, torch.Tensor]:
     if pairs.chosen_length is not None and pairs.rejected_length is not None:
         figures["logps/chosen_per_token"] = pairs.policy_chosen / pairs.chosen_length
         figures["logps/rejected_per_token"] = pairs.policy_rejected / pairs.rejected_length
+        if pairs.reference_chosen is not None:
+            figures["logratio/chosen_per_token"] = (pairs.policy_chosen - pairs.reference_chosen) / pairs.chosen_length
+            figures["reference/chosen_per_token"] = pairs.reference_chosen / pairs.chosen_length
     return figures
+
+
+def contradicted(margin: torch.Tensor) -> tuple[float, float]:
+    """Σ over pairs ordered against their label of |margin|, and Σ |margin|; their ratio is 0 to 1.
+
+    A model errs where it is unsure, with small margins: the ratio falls below the share of wrong pairs. Swapped labels
+    are as wrong where it is sure.
+    """
+    return float((-margin).clamp(min=0).sum()), float(margin.abs().sum())
 
 
 def unpaired_metrics(labels: Labels, *, beta: float) -> dict[str, tuple[float, float]]:

@@ -34,7 +34,7 @@ from trueup.models.reference import (
 )
 from trueup.models.source import identity
 from trueup.recipes.prepare import Prepared, prompt_key
-from trueup.recipes.session import Job
+from trueup.recipes.work import Job
 from trueup.runs.encode import hash_json
 from trueup.train import ranks
 from trueup.train.loop import Plan

@@ -54,12 +54,12 @@ def plain_and_short(answered: Answered) -> float:
     return value - (1.0 if words < 4 else 0.0)
 
 
-def demo_config(pairs: Path) -> RunConfig:
+def demo_config(pairs: Path, model: str = MODEL) -> RunConfig:
     """The demo's settings; ``OUT/run/config.yaml`` holds them too."""
     return RunConfig(
         method="dpo",
-        model=ModelConfig(path=MODEL),
-        data=DataConfig(path=str(pairs), eval_path=str(DATA / "held_out.jsonl"), max_length=512),
+        model=ModelConfig(path=model),
+        data=DataConfig(path=str(pairs), eval_path=str(DATA / "held_out.jsonl"), max_length=1024),
         loss={"beta": 0.1},
         train=TrainConfig(lr=2e-5, batch_size=8, epochs=1.5, seed=0),
     )
@@ -143,7 +143,9 @@ def answers_of(model: str, prompts: list[Prompt]) -> Answers:
     return Answers([r.answer for r in rows], Rule(RULE).score(rows), tokens)
 
 
-def demo(out: Path, listeners: tuple[Listener, ...] = (), tell: Progress | None = None) -> DemoResult:
+def demo(
+    out: Path, listeners: tuple[Listener, ...] = (), tell: Progress | None = None, model: str = MODEL
+) -> DemoResult:
     """Runs the demo into ``out``: ``pairs.jsonl``, ``run/`` and ``results.json``.
 
     Raises:
@@ -153,13 +155,13 @@ def demo(out: Path, listeners: tuple[Listener, ...] = (), tell: Progress | None 
         raise RunError(f"{out}: exists already; name another folder with --out")
     out.mkdir(parents=True)
     prompts = held_out_prompts()
-    source = Source(MODEL, Sampling(n=4, max_new_tokens=NEW_TOKENS, top_p=0.95, seed=0))
+    source = Source(model, Sampling(n=4, max_new_tokens=NEW_TOKENS, top_p=0.95, seed=0))
     pairs = make_pairs(
         [source], str(DATA / "prompts.jsonl"), out / "pairs.jsonl", Rule(RULE), Pairing(min_margin=0.25),
         machine_named(), tell=tell,
     )  # fmt: skip
-    before = answers_of(MODEL, prompts)
-    training = train(demo_config(out / "pairs.jsonl"), out / "run", listeners)
+    before = answers_of(model, prompts)
+    training = train(demo_config(out / "pairs.jsonl", model), out / "run", listeners)
     after = answers_of(str(out / "run"), prompts) if training.finished else before
     result = DemoResult(pairs, training, before, after, paired_test(after.scores, before.scores))
     write_json(out / "results.json", result.to_json())

@@ -13,6 +13,7 @@ import torch
 from trueup.config import RunConfig
 from trueup.data.order import batch_at
 from trueup.data.pairing import Pairing
+from trueup.feedback.base import Scorer
 from trueup.losses.metrics import preference_metrics
 from trueup.models.lora import trainable
 from trueup.models.policy import Policy
@@ -21,7 +22,15 @@ from trueup.models.source import identity
 from trueup.ops.diversity import distinct
 from trueup.recipes.build import machine_for, open_policy, open_reference, pair_loss
 from trueup.recipes.prepare import Prepared, prompt_key, renderer_for
-from trueup.recipes.rollouts import EVAL_SEED, answer_figures, check_policy, sampling_of, scorer_for, tasks_of
+from trueup.recipes.rollouts import (
+    EVAL_SEED,
+    answer_figures,
+    check_policy,
+    gold_for,
+    sampling_of,
+    scorer_for,
+    tasks_of,
+)
 from trueup.runs.encode import hash_json
 from trueup.train.evaluate import Figure
 from trueup.train.loop import LoopState, Plan
@@ -35,11 +44,12 @@ from trueup.types import Step
 
 @dataclass(frozen=True, slots=True)
 class OnlineJob:
-    """What a session drives; see :class:`trueup.recipes.session.Work`.
+    """What a session drives; see :class:`trueup.recipes.work.Work`.
 
     Attributes:
         players, rounds, plan, buffer: see :mod:`trueup.train.online`.
         held_out: prompts for evaluation and for the table of rounds; may be empty.
+        gold: a second scorer of their answers, that is not trained on.
         tabled: whether a line of the table is made after each round (iterative methods).
     """
 
@@ -50,6 +60,7 @@ class OnlineJob:
     buffer: Buffer
     held_out: Sequence[Task]
     clusters: Sequence[str]
+    gold: Scorer | None
     metric: str
     maximise: bool
     identity: Mapping[str, Any]
@@ -96,7 +107,7 @@ class OnlineJob:
     def evaluate(self) -> dict[str, Figure]:
         """Score, length and truncation of one answer to each held-out prompt, drawn alike at every evaluation."""
         sampler, judge, seed = self.players.sampler, self.players.judge, self.config.train.seed
-        return answer_figures(sampler, judge, self.rounds.sampling, self.held_out, self.clusters, seed)
+        return answer_figures(sampler, judge, self.rounds.sampling, self.held_out, self.clusters, seed, self.gold)
 
     def _close(self, number: int) -> dict[str, float]:
         """A line of the table: held-out score, win rate against before, KL to the start, length, distinct-2."""
@@ -173,6 +184,7 @@ def build_online(config: RunConfig, method: Method, prepared: Prepared) -> tuple
         buffer=Buffer(),
         held_out=tasks_of(prepared.held_out, prepared.held_out_rows),
         clusters=[prompt_key(r) for r in prepared.held_out],
+        gold=gold_for(config),
         metric=config.eval.metric or method.metric,
         maximise=True,
         identity=_identity(config, method, prepared, {"reference": stored.identity, "reward": scorer.identity,

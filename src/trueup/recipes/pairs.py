@@ -17,6 +17,7 @@ from trueup.data.pairing import Candidate, Paired, Pairing, pair_up
 from trueup.data.write import write_rows
 from trueup.errors import DataError, ScoringError
 from trueup.feedback.base import Answered, Scorer
+from trueup.feedback.ranking import JudgeScorer
 from trueup.models.sampling import Sampling
 from trueup.ops.stats import wilson
 from trueup.recipes.answers import Progress, Servers, draw_into, opened, prompts_hash, read_prompts, shown
@@ -51,7 +52,8 @@ class PairsReport:
         near_duplicates: answers left out.
         scores, lengths: spread over all answers (lengths in tokens).
         longer_won: share of pairs whose better answer is the longer, with its 95 % interval; None without pairs.
-        drawn, scored: calls made now; the rest was there.
+        drawn, scored: made now; the rest was there.
+        left_out: why answers made no pair (a judge could not score them, they hold a NUL), with how many.
     """
 
     prompts: int
@@ -66,10 +68,11 @@ class PairsReport:
     drawn: int
     scored: int
     rows: int = 0
+    left_out: dict[str, int] = field(default_factory=dict[str, int])
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
+        """As plain values, with keys that JSON can have."""
+        return {**asdict(self), "pairs_a_prompt": {str(n): count for n, count in sorted(self.pairs_a_prompt.items())}}
 
     def lines(self) -> list[str]:
         """For a person."""
@@ -80,6 +83,7 @@ class PairsReport:
             f"{self.pairs} pairs, {self.rows} rows written",
             f"pairs a prompt: {spread}",
             *[f"  none because {reason}: {count}" for reason, count in sorted(self.reasons.items())],
+            *[f"answers left out because {reason}: {n}" for reason, n in sorted(self.left_out.items())],
             f"near-duplicate answers left out: {self.near_duplicates}",
             f"scores: {low:.4g} to {high:.4g}, mean {mean:.4g}, standard deviation {std:.4g}",
             f"tokens: {self.lengths.least} to {self.lengths.most}, median {self.lengths.median:g}",
@@ -186,8 +190,24 @@ def _gathered(prompts: Sequence[Prompt], sources: Sequence[Source], journal: Jou
     return whole
 
 
+def _rank(whole: Sequence[_Answers], judge: JudgeScorer, journal: Journal) -> int:
+    """As :func:`_score` by a judge, prompt by prompt; what it cannot judge has no score, but a reason."""
+    todo = [a for a in whole if any(key not in journal for key in a.keys)]
+    for start in range(0, len(todo), SCORED_AT_ONCE):
+        part = todo[start : start + SCORED_AT_ONCE]
+        found = judge.rank([[_answered(a.prompt, r) for r in a.records] for a in part])
+        for a, one in zip(part, found, strict=True):
+            for key, score, reason in zip(a.keys, one.scores, one.reasons, strict=True):
+                if key not in journal:
+                    record = {"score": None, "unscored": reason} if math.isnan(score) else {"score": float(score)}
+                    journal.add(key, record)
+    return sum(len(a.keys) for a in todo)
+
+
 def _score(whole: Sequence[_Answers], scorer: Scorer, journal: Journal) -> int:
     """Scores what the journal does not hold; returns how many answers that were."""
+    if isinstance(scorer, JudgeScorer):
+        return _rank(whole, scorer, journal)
     todo = [
         (key, _answered(a.prompt, record))
         for a in whole
@@ -216,12 +236,19 @@ def _length(record: Mapping[str, Any]) -> int:
     return int(record["tokens"])
 
 
+def _left_out(answer: Mapping[str, Any], scored: Mapping[str, Any]) -> str | None:
+    """Why an answer makes no pair whatever the others are; None: it may."""
+    if scored["score"] is None:
+        return str(scored["unscored"])
+    return "it holds a NUL character, which no data file may" if "\0" in answer["answer"] else None
+
+
 def _pair(whole: Sequence[_Answers], scores: Journal, pairing: Pairing) -> list[Paired]:
     found = []
     for number, a in enumerate(whole):
         candidates = [
-            Candidate(text=r["answer"], score=scores.records[k]["score"], length=_length(r))
-            for k, r in zip(a.keys, a.records, strict=True)
+            Candidate(text=r["answer"], score=math.nan if _left_out(r, s) else float(s["score"]), length=_length(r))
+            for r, s in zip(a.records, (scores.records[k] for k in a.keys), strict=True)
         ]
         found.append(pair_up(candidates, pairing, number))
     return found
@@ -266,21 +293,25 @@ def _with(row: dict[str, Any], names: Sequence[str], sources: Sequence[Source], 
 def _report(
     whole: Sequence[_Answers], scores: Journal, paired: Sequence[Paired], drawn: int, scored: int
 ) -> PairsReport:
-    values = np.array([scores.records[k]["score"] for a in whole for k in a.keys])
+    records = [scores.records[k] for a in whole for k in a.keys]
+    values = np.array([r["score"] for r in records if r["score"] is not None])
+    spread = (values.min(), values.mean(), values.max(), values.std()) if len(values) else (math.nan,) * 4
+    reasons = [_left_out(r, s) for r, s in zip((r for a in whole for r in a.records), records, strict=True)]
     won = []
     for a, found in zip(whole, paired, strict=True):
         sizes = [_length(r) for r in a.records]
         won += [1.0 if sizes[b] > sizes[w] else 0.5 * (sizes[b] == sizes[w]) for b, w in found.pairs]
     return PairsReport(
         prompts=len(whole),
-        answers=len(values),
+        answers=len(records),
         pairs=len(won),
         reasons=dict(Counter(p.reason for p in paired if p.reason)),
         pairs_a_prompt=dict(Counter(len(p.pairs) for p in paired)),
         near_duplicates=sum(p.near_duplicates for p in paired),
-        scores=(float(values.min()), float(values.mean()), float(values.max()), float(values.std())),
+        scores=tuple(map(float, spread)),  # type: ignore[arg-type]
         lengths=Spread.of([_length(r) for a in whole for r in a.records]),
         longer_won=tuple(wilson(sum(won), len(won))) if won else None,  # type: ignore[arg-type]
         drawn=drawn,
         scored=scored,
+        left_out=dict(Counter(reason for reason in reasons if reason is not None)),
     )

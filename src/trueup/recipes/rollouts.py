@@ -17,7 +17,7 @@ from trueup.data.read import read_rows
 from trueup.data.render import CompletionTokens, RowRejected
 from trueup.errors import ConfigError, DataError
 from trueup.feedback.base import Scorer
-from trueup.feedback.parse import open_scorer
+from trueup.feedback.ranking import JudgeScorer
 from trueup.losses import POLICY
 from trueup.models.layout import Branches
 from trueup.models.load import load_causal_lm
@@ -30,6 +30,7 @@ from trueup.models.source import identity
 from trueup.models.value import Critic, ValueHead
 from trueup.ops.returns import KLCoefficient
 from trueup.recipes.build import Machine, machine_for, open_policy, plan_for
+from trueup.recipes.judges import is_judge, open_scoring
 from trueup.recipes.prepare import Prepared, prompt_key, renderer_for
 from trueup.runs.encode import hash_json
 from trueup.train.actions import PolicyObjective, Weights
@@ -49,11 +50,12 @@ EVAL_SEED = 2**31  # of the answers to held-out prompts: the same at every evalu
 
 @dataclass(frozen=True, slots=True)
 class RolloutJob:
-    """What a session drives; see :class:`trueup.recipes.session.Work`.
+    """What a session drives; see :class:`trueup.recipes.work.Work`.
 
     Attributes:
         actors, recipe, plan, kept: see :mod:`trueup.train.ppo`; ``kept`` is its memory.
         held_out: prompts for evaluation; may be empty.
+        gold: a second scorer of their answers, that is not trained on.
     """
 
     config: RunConfig
@@ -63,6 +65,7 @@ class RolloutJob:
     kept: Memory
     held_out: Sequence[Task]
     clusters: Sequence[str]
+    gold: Scorer | None
     metric: str
     maximise: bool
     identity: Mapping[str, Any]
@@ -104,11 +107,18 @@ class RolloutJob:
     def evaluate(self) -> dict[str, Figure]:
         """Score, length and truncation of one answer to each held-out prompt, drawn alike at every evaluation."""
         sampler, judge, sampling = self.actors.sampler, self.actors.judge, self.recipe.sampling
-        return answer_figures(sampler, judge, sampling, self.held_out, self.clusters, self.config.train.seed)
+        seed = self.config.train.seed
+        return answer_figures(sampler, judge, sampling, self.held_out, self.clusters, seed, self.gold)
 
 
 def answer_figures(
-    sampler: LocalSampler, judge: Scorer, sampling: Sampling, tasks: Sequence[Task], clusters: Sequence[str], seed: int
+    sampler: LocalSampler,
+    judge: Scorer,
+    sampling: Sampling,
+    tasks: Sequence[Task],
+    clusters: Sequence[str],
+    seed: int,
+    gold: Scorer | None = None,
 ) -> dict[str, Figure]:
     """Score, length and truncation of one answer to each prompt, drawn alike every time; empty without prompts."""
     if not tasks:
@@ -120,6 +130,8 @@ def answer_figures(
         "length": np.array([float(len(s.ids)) for _, s in pairs if s.ids is not None]),
         "truncated": np.array([float(s.finish == "length") for _, s in pairs]),
     }
+    if gold is not None:
+        arrays["gold"] = np.asarray(gold.score([answered(t, s) for t, s in pairs]), dtype=np.float64)
     return summarise(arrays, clusters, seed)
 
 
@@ -139,6 +151,8 @@ def build_rollouts(config: RunConfig, method: Method, prepared: Prepared) -> tup
     machine = machine_for(config)
     torch.manual_seed(config.train.seed)
     scorer = scorer_for(config)
+    if isinstance(scorer, JudgeScorer) and scorer.by == "compare":
+        raise ConfigError(f"reward.by: compare ranks answers to one prompt only; {config.method} needs by: grade")
     policy = open_policy(config, method, machine, int(prepared.tokenizer.pad_token_id))  # type: ignore[arg-type]
     name = identity(config.model.path, config.model.revision)
     reference = _reference(config, settled, policy, machine, name)
@@ -162,6 +176,7 @@ def build_rollouts(config: RunConfig, method: Method, prepared: Prepared) -> tup
         kept=Memory(KLCoefficient(config.policy.kl_coef, config.policy.kl_target, config.policy.kl_horizon)),
         held_out=tasks_of(prepared.held_out, prepared.held_out_rows),
         clusters=[prompt_key(r) for r in prepared.held_out],
+        gold=gold_for(config),
         metric=config.eval.metric or method.metric,
         maximise=True,
         identity={
@@ -219,7 +234,22 @@ def scorer_for(config: RunConfig) -> Scorer:
         raise ConfigError(
             f"reward: missing; {config.method} learns from scores: --reward PATH (a reward model) or rule:NAME"
         )
-    return open_scorer(config.reward)
+    if is_judge(config.reward) and config.reward.get("cache") is None:  # type: ignore[union-attr]
+        raise ConfigError("reward.cache: missing; name a file that keeps the judge's calls, so that none is made twice")
+    return open_scoring(config.reward, machine_for(config))
+
+
+def gold_for(config: RunConfig) -> Scorer | None:
+    """The second scorer, if one is named.
+
+    Raises:
+        ConfigError: the name says nothing sensible.
+    """
+    if config.eval.gold is None:
+        return None
+    if is_judge(config.eval.gold) and config.eval.gold.get("cache") is None:  # type: ignore[union-attr]
+        raise ConfigError("eval.gold.cache: missing; name a file that keeps the judge's calls")
+    return open_scoring(config.eval.gold, machine_for(config))
 
 
 def _reference(

@@ -1,29 +1,31 @@
 """A run while it happens: iterates the training loop and does everything the loop does not.
 
-Logging, evaluation, checkpoints, best checkpoint, early stopping, signals. What must survive an interruption is in
-:class:`Progress` and goes into every checkpoint; everything else is computed again.
+Logging, evaluation, checkpoints, best checkpoint, early stopping, monitors, signals. What must survive an interruption
+is in :class:`Progress` and goes into every checkpoint; everything else is computed again.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from trueup.config import RunConfig
-from trueup.errors import RunError
-from trueup.runs.checkpoint import Checkpoint, prune, save_checkpoint
+from trueup.errors import RunError, TrainingError
+from trueup.recipes.guard import KEPT_HEALTHY, Decision, Guard
+from trueup.recipes.work import Work
+from trueup.runs.checkpoint import Checkpoint, discard, load_checkpoint, prune, save_checkpoint, step_folder
 from trueup.runs.folder import RunFolder
-from trueup.runs.metrics import JsonlWriter
+from trueup.runs.metrics import JsonlWriter, read_jsonl
 from trueup.runs.signals import Stop
 from trueup.train import ranks
-from trueup.train.evaluate import Evaluable, Figure, row_figures, summarise
-from trueup.train.loop import LoopState, Plan, optimise
-from trueup.train.optim import AnyOptimizer, Optimizer
+from trueup.train.evaluate import Figure
+from trueup.train.loop import LoopState
 from trueup.types import Step
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,9 @@ class Progress:
         best_step: where it was.
         stale: evaluations since then.
         stopped_early: True once patience ran out.
+        actions: times that an alarm changed the run.
+        kl_scale: what those changes multiplied the KL coefficient by.
+        healthy: steps of the checkpoints that a rollback may go to.
     """
 
     loop: LoopState = field(default_factory=LoopState)
@@ -48,6 +53,9 @@ class Progress:
     best_step: int = 0
     stale: int = 0
     stopped_early: bool = False
+    actions: int = 0
+    kl_scale: float = 1.0
+    healthy: list[int] = field(default_factory=list[int])
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -59,154 +67,60 @@ class Progress:
         return cls(**{**value, "loop": LoopState(**value["loop"])})
 
 
-class Work(Protocol):
-    """What a session drives, whatever the method.
-
-    Attributes:
-        config: the resolved settings.
-        optimizer: of everything that is trained.
-        metric: name of the watched metric; higher is better if ``maximise``.
-        identity: reference, objective and data, as checkpoints remember them; a resume that differs is refused.
-    """
-
-    @property
-    def config(self) -> RunConfig: ...  # noqa: D102
-    @property
-    def optimizer(self) -> AnyOptimizer: ...  # noqa: D102
-    @property
-    def metric(self) -> str: ...  # noqa: D102
-    @property
-    def maximise(self) -> bool: ...  # noqa: D102
-    @property
-    def identity(self) -> Mapping[str, Any]: ...  # noqa: D102
-
-    @property
-    def total(self) -> int:
-        """Number of steps."""
-        ...
-
-    def steps(self, state: LoopState) -> Iterator[Step]:
-        """The training loop, from where ``state`` stands."""
-        ...
-
-    def evaluate(self) -> dict[str, Figure]:
-        """Figures over the held-out rows, with intervals; empty if there are none."""
-        ...
-
-    def milestone(self, step: int) -> bool:
-        """Whether a checkpoint is due after the step whatever ``save.every`` says."""
-        ...
-
-    def memory(self) -> dict[str, Any]:
-        """What the method remembers besides weights and moments, as plain values."""
-        ...
-
-    def remember(self, memory: Mapping[str, Any]) -> None:
-        """The inverse of :meth:`memory`."""
-        ...
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Further tensors that a checkpoint must hold."""
-        ...
-
-    def take_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """The inverse of :meth:`tensors`."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """Training on rows of a file.
-
-    Attributes:
-        config: the resolved settings.
-        objective, optimizer, plan: what is trained, by what, on what.
-        held_out: rows for evaluation; may be empty.
-        clusters: the prompt of each held-out row.
-        metric: name of the watched metric; higher is better if ``maximise``.
-        identity: see :class:`Work`.
-    """
-
-    config: RunConfig
-    objective: Evaluable[Any]
-    optimizer: Optimizer
-    plan: Plan[Any]
-    held_out: Sequence[Any]
-    clusters: Sequence[str]
-    metric: str
-    maximise: bool
-    identity: Mapping[str, Any]
-
-    @property
-    def total(self) -> int:
-        """Number of steps."""
-        return self.plan.total
-
-    def steps(self, state: LoopState) -> Iterator[Step]:
-        """The training loop."""
-        return optimise(self.objective, self.optimizer, self.plan, self.config.train, state)
-
-    def milestone(self, step: int) -> bool:
-        """Never."""
-        del step
-        return False
-
-    def memory(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def remember(self, memory: Mapping[str, Any]) -> None:
-        """Nothing."""
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """None."""
-        return {}
-
-    def take_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """None."""
-
-    def evaluate(self) -> dict[str, Figure]:
-        """Figures over the held-out rows, with intervals; empty if there are none."""
-        if not self.held_out:
-            return {}
-        model = self.optimizer_model()
-        training = model.training
-        model.eval()
-        arrays = row_figures(self.objective, self.held_out, self.config.train)
-        model.train(training)
-        return summarise(arrays, self.clusters, self.config.train.seed)
-
-    def optimizer_model(self) -> torch.nn.Module:
-        """The model in training."""
-        return self.objective.policy.model  # type: ignore[attr-defined]  # every objective has a policy
-
-
 class Session:
-    """Drives a job inside a run folder, from where its progress stands."""
+    """Drives a job inside a run folder, from where its progress stands.
 
-    def __init__(self, folder: RunFolder, job: Work, progress: Progress, listeners: Sequence[Listener] = ()) -> None:
+    Args:
+        folder: of the run.
+        job: what is trained.
+        progress: where it stands.
+        listeners: told of every step.
+        tell: told of every alarm, as text.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        job: Work,
+        progress: Progress,
+        listeners: Sequence[Listener] = (),
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.folder, self.job, self.progress, self.listeners = folder, job, progress, listeners
         self.metrics = JsonlWriter(folder.metrics)
         self.timings = JsonlWriter(folder.timings)
-        self.stopped_by: int | None = None
+        self.guard = Guard(folder, job.config, job.total, str(job.identity["precision"]), tell)
 
     def run(self, stop: Stop) -> bool:
-        """Trains to the end, to early stopping, or to a signal; True if it came to an end of its own."""
-        job, progress = self.job, self.progress
-        steps = job.steps(progress.loop)
-        while not progress.stopped_early and progress.loop.step < job.total:
-            step = next(steps)
-            self._after(step)
+        """Trains to the end, to early stopping, or to a signal; True if it came to an end of its own.
+
+        Raises:
+            TrainingError: an alarm stopped the run.
+        """
+        job = self.job
+        if job.config.on_alarm == "rollback" and self.progress.loop.step == 0:
+            self.save(healthy=True)
+        steps = job.steps(self.progress.loop)
+        while not self.progress.stopped_early and self.progress.loop.step < job.total:
+            decision = self._after(next(steps))
+            loop = self.progress.loop
+            loop.lr_scale = ranks.leaders(loop.lr_scale)
+            halted = decision is not None and decision.deed == "stop"
             asked = ranks.any_of(stop.requested)
-            ranks.any_of(progress.stopped_early)
-            if asked and progress.loop.step < job.total and not progress.stopped_early:
+            ranks.any_of(self.progress.stopped_early or halted)
+            if decision is not None and halted:
+                raise TrainingError(f"step {loop.step}: {decision.text}; see {self.folder.alarms}")
+            if decision is not None and decision.deed == "rollback":
+                self._roll_back(decision)
+                steps = job.steps(self.progress.loop)
+            if asked and self.progress.loop.step < job.total and not self.progress.stopped_early:
                 self.save()
                 return False
         self.save()
         return True
 
-    def _after(self, step: Step) -> None:
-        """Evaluates and saves if due, then writes the step's line."""
+    def _after(self, step: Step) -> Decision | None:
+        """Evaluates, writes the step's line, looks for alarms, and saves if due; what the alarms led to."""
         every = self.job.config.eval.every
         due = every > 0 and (step.index % every == 0 or step.index == self.job.total)
         figures = self.job.evaluate() if due else {}
@@ -216,7 +130,9 @@ class Session:
         for name, figure in figures.items():
             line |= {f"eval/{name}": figure.mean, f"eval/{name}/low": figure.low, f"eval/{name}/high": figure.high}
         self.metrics.append(line)
-        self.timings.append({"step": step.index, **step.timings})
+        begun = time.perf_counter()
+        alarms = self.guard.see(line)
+        self.timings.append({"step": step.index, **step.timings, "watching_seconds": time.perf_counter() - begun})
         if step.samples:
             with JsonlWriter(self.folder.samples) as samples:
                 for sample in step.samples:
@@ -224,12 +140,61 @@ class Session:
         for listener in self.listeners:
             listener(Step(step.index, {k: v for k, v in line.items() if isinstance(v, float | int)}, step.rows,
                           step.timings, step.skipped))  # fmt: skip
+        decision = None
+        if alarms:
+            decision = self.guard.decide(alarms, self.progress.actions, self.progress.healthy)
+            self.guard.record(alarms, decision)
+            if decision.deed == "rollback":
+                return decision
+            self._change(decision)
         if figures:
             self._watch(figures, step.index)
         save_every = self.job.config.save.every
-        due = (save_every and step.index % save_every == 0) or self.job.milestone(step.index)
+        due = bool(save_every and step.index % save_every == 0) or self.job.milestone(step.index)
         if due or (figures and self.progress.best_step == step.index):
-            self.save()
+            self.save(healthy=not self.guard.watch.failing)
+        return decision
+
+    def _change(self, decision: Decision) -> None:
+        """Raises the KL coefficient or lowers the learning rate from the next step on."""
+        if decision.factor == 1.0:
+            return
+        self.progress.actions += 1
+        if self.guard.raises_kl:
+            self.progress.kl_scale *= decision.factor
+            self._scale_kl(decision.factor)
+        else:
+            self.progress.loop.lr_scale *= decision.factor
+
+    def _scale_kl(self, factor: float) -> None:
+        memory = self.job.memory()
+        memory["kl"] = {**memory["kl"], "value": memory["kl"]["value"] * factor}
+        self.job.remember(memory)
+
+    def _roll_back(self, decision: Decision) -> None:
+        """Goes back to a healthy checkpoint with everything but the count of actions, and on with a change.
+
+        What was done since stays in ``undone.jsonl``. Killed anywhere in here, a resume comes to the same alarm again,
+        since later checkpoints go before the lines that they count on.
+        """
+        old = self.progress
+        checkpoint = load_checkpoint(step_folder(self.folder.checkpoints, decision.back_to))
+        undone = [r for r in read_jsonl(self.folder.metrics) if r["step"] > decision.back_to]
+        with JsonlWriter(self.folder.undone) as writer:
+            for record in undone:
+                writer.append({**record, "rollback": old.actions + 1})
+        discard(self.folder.checkpoints, decision.back_to)
+        self._take(checkpoint)
+        self.progress.actions = old.actions
+        self.progress.loop.lr_scale = old.loop.lr_scale
+        self._scale_kl_to(old.kl_scale)
+        self._change(decision)
+
+    def _scale_kl_to(self, scale: float) -> None:
+        """The coefficient of a checkpoint was raised less often than that of the run."""
+        if scale != self.progress.kl_scale:
+            self._scale_kl(scale / self.progress.kl_scale)
+            self.progress.kl_scale = scale
 
     def _watch(self, figures: Mapping[str, Figure], step: int) -> None:
         """Best so far, and early stopping."""
@@ -245,9 +210,12 @@ class Session:
             progress.stopped_early = True
             log.warning("step %d: %s has not improved for %d evaluations; stopping", step, job.metric, progress.stale)
 
-    def save(self) -> None:
-        """Writes a checkpoint that holds everything, and prunes old ones."""
+    def save(self, *, healthy: bool = False) -> None:
+        """Writes a checkpoint that holds everything, and prunes old ones; a healthy one may be gone back to."""
         step = self.progress.loop.step
+        if healthy and self.job.config.on_alarm == "rollback":
+            later = [h for h in self.progress.healthy if h > 0][-KEPT_HEALTHY + 1 :]
+            self.progress.healthy = sorted({0, *later, step})
         self.metrics.fsync()
         self.timings.fsync()
         tensors = {
@@ -261,12 +229,17 @@ class Session:
             "progress": self.progress.to_json(),
             "metrics_offset": self.metrics.offset(),
             "timings_offset": self.timings.offset(),
-            "samples_offset": self.folder.samples.stat().st_size if self.folder.samples.exists() else 0,
+            **{f"{name}_offset": path.stat().st_size if path.exists() else 0 for name, path in self._more().items()},
             "identity": dict(self.job.identity),
             "memory": self.job.memory(),
         }
         save_checkpoint(self.folder.checkpoints, step, tensors, meta)
-        prune(self.folder.checkpoints, self.job.config.save.keep, {self.progress.best_step})
+        protected = {self.progress.best_step, *self.progress.healthy}
+        prune(self.folder.checkpoints, self.job.config.save.keep, protected)
+
+    def _more(self) -> dict[str, Path]:
+        """Line files that are there only if something was written to them."""
+        return {"samples": self.folder.samples, "alarms": self.folder.alarms, "undone": self.folder.undone}
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Takes everything back from a checkpoint and cuts the logs to where it was taken.
@@ -278,6 +251,14 @@ class Session:
             kept = checkpoint.meta["identity"].get(name)
             if kept != value:
                 raise RunError(f"{self.folder.path}: cannot resume: {name} was {kept!r} and is now {value!r}")
+        self._take(checkpoint)
+        for name in ("alarms", "undone"):
+            if (path := self._more()[name]).exists():
+                with JsonlWriter(path) as writer:
+                    writer.truncate_to(checkpoint.meta.get(f"{name}_offset", 0))
+
+    def _take(self, checkpoint: Checkpoint) -> None:
+        """Weights, moments, memory, random state and steps' lines of a checkpoint."""
         self.progress = Progress.from_json(checkpoint.meta["progress"])
         self.job.take_tensors(checkpoint.tensors.get("method", {}))
         self.job.remember(checkpoint.meta.get("memory", {}))
@@ -287,6 +268,7 @@ class Session:
         self.timings.truncate_to(checkpoint.meta["timings_offset"])
         with JsonlWriter(self.folder.samples) as samples:
             samples.truncate_to(checkpoint.meta["samples_offset"])
+        self.guard.replay(read_jsonl(self.folder.metrics))
 
     def close(self) -> None:
         """Closes the line files."""
@@ -304,6 +286,7 @@ def follow(job: Work, progress: Progress, checkpoint: Checkpoint | None, stop: S
     steps = job.steps(progress.loop)
     while progress.loop.step < job.total:
         next(steps)
+        progress.loop.lr_scale = ranks.leaders(progress.loop.lr_scale)
         asked = ranks.any_of(stop.requested)
         early = ranks.any_of(False)
         if (asked and progress.loop.step < job.total) or early:

@@ -15,11 +15,13 @@ from trueup.models.policy import Policy
 from trueup.models.save import save_result
 from trueup.models.source import identity
 from trueup.recipes.build import build
+from trueup.recipes.guard import check_alarms
 from trueup.recipes.online import build_online
 from trueup.recipes.prepare import Prepared, prepare
 from trueup.recipes.rollouts import build_rollouts
 from trueup.recipes.samples import answer_prompts
-from trueup.recipes.session import Listener, Progress, Session, Work, follow
+from trueup.recipes.session import Listener, Progress, Session, follow
+from trueup.recipes.work import Work
 from trueup.runs.checkpoint import load_checkpoint, load_latest, step_folder
 from trueup.runs.encode import parse
 from trueup.runs.folder import RunFolder, read_run, write_json
@@ -83,6 +85,7 @@ def train(config: RunConfig, out: Path, listeners: tuple[Listener, ...] = ()) ->
     """
     ranks.start()
     method = method_of(config)
+    check_alarms(config)
     if ranks.world() > 1 and method.family in ("policy", "online"):
         raise ConfigError(f"{config.method}: several processes are not supported for methods that sample answers")
     if ranks.rank() > 0:
@@ -144,7 +147,8 @@ def _drive(
     else:
         results = _read_results(results_path, "before")
     sinks = open_sinks(config.save.sinks, folder.config, folder.path)
-    session = Session(folder, job, Progress(), (*listeners, lambda step: sinks.log(step.index, step.metrics)))
+    heard = (*listeners, lambda step: sinks.log(step.index, step.metrics))
+    session = Session(folder, job, Progress(), heard, sinks.alarm)
     try:
         if checkpoint is not None:
             session.restore(checkpoint)
@@ -197,7 +201,9 @@ def _steps_done(folder: RunFolder) -> int:
 
 def _start_afresh(folder: RunFolder) -> None:
     """Empties what an interruption before the first checkpoint left."""
-    for path in (folder.metrics, folder.timings, folder.samples):
+    for path in (folder.metrics, folder.timings, folder.samples, folder.alarms, folder.undone):
+        if not path.exists():
+            continue
         with JsonlWriter(path) as writer:
             writer.truncate_to(0)
 

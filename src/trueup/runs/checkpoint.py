@@ -229,13 +229,31 @@ def prune(folder: Path, keep: int, protect: Iterable[int | Path] = ()) -> list[P
         for path in usable[keep:]:
             if _step_of(path) in kept:
                 continue
-            doomed = path.with_name(f"{path.name}.{temporary_suffix()}")
-            os.rename(path, doomed)
-            shutil.rmtree(doomed)
-            gone.append(path)
+            gone.append(_remove(path))
         if gone:
             fsync_folder(folder)
     return gone
+
+
+def discard(folder: Path, after: int) -> list[Path]:
+    """Removes every checkpoint of a step beyond ``after``, newest first; returns the folders that are gone.
+
+    Raises:
+        ResourceError: the disk refuses.
+    """
+    gone: list[Path] = []
+    with guard(folder, "removing checkpoints"):
+        gone += [_remove(path) for path in _steps(folder) if _step_of(path) > after]
+        if gone:
+            fsync_folder(folder)
+    return gone
+
+
+def _remove(path: Path) -> Path:
+    doomed = path.with_name(f"{path.name}.{temporary_suffix()}")
+    os.rename(path, doomed)
+    shutil.rmtree(doomed)
+    return path
 
 
 def _step_of(path: Path) -> int:

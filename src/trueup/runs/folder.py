@@ -6,6 +6,8 @@ RUN/
 ├── metrics.jsonl     one object a step, reproducible to the byte
 ├── timings.jsonl     wall-clock figures
 ├── samples.jsonl     texts before and after
+├── alarms.jsonl      what monitors said, and what was done about it
+├── undone.jsonl      lines of steps that a rollback undid
 ├── audit.json        what the data check found
 ├── checkpoints/      step-000123/ ...
 └── model/            the result
@@ -82,6 +84,16 @@ class RunFolder:
     def samples(self) -> Path:
         """The file with sampled texts."""
         return self.path / "samples.jsonl"
+
+    @property
+    def alarms(self) -> Path:
+        """The file with what monitors said."""
+        return self.path / "alarms.jsonl"
+
+    @property
+    def undone(self) -> Path:
+        """The file with the lines of steps that a rollback undid."""
+        return self.path / "undone.jsonl"
 
     @property
     def audit(self) -> Path:

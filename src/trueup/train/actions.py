@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -74,6 +74,10 @@ class PolicyObjective:
     ) -> None:
         self.policy, self.critic, self.loss, self.clip, self.weights = policy, critic, loss, clip, weights
         self.ptx = ptx
+
+    def hold(self, coefficient: float) -> None:
+        """Sets the weight of the KL term."""
+        self.weights = replace(self.weights, kl=coefficient)
 
     def only_value(self) -> PolicyObjective:
         """The same with nothing but the critic's loss."""

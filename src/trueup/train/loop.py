@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -21,6 +21,7 @@ from trueup.config import TrainConfig
 from trueup.data.order import micro_batches
 from trueup.errors import ResourceError, TrainingError
 from trueup.train import ranks
+from trueup.train.answers import repeats
 from trueup.train.optim import AnyOptimizer, learning_rate
 from trueup.types import Step
 
@@ -76,11 +77,13 @@ class LoopState:
         step: optimizer steps done.
         nonfinite: skipped steps in a row.
         cap: rows a micro-batch may hold after an out-of-memory; None: no cap yet.
+        lr_scale: what the scheduled learning rate is multiplied by, since an alarm lowered it.
     """
 
     step: int = 0
     nonfinite: int = 0
     cap: int | None = None
+    lr_scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +138,16 @@ class _Accumulated:
 
 
 def optimise(
-    objective: Objective[RowT], optimizer: AnyOptimizer, plan: Plan[RowT], config: TrainConfig, state: LoopState
+    objective: Objective[RowT],
+    optimizer: AnyOptimizer,
+    plan: Plan[RowT],
+    config: TrainConfig,
+    state: LoopState,
+    content: Callable[[RowT], Hashable] | None = None,
 ) -> Iterator[Step]:
     """Yields one :class:`Step` after each optimizer step, from ``state.step`` to ``plan.total``.
+
+    ``content`` tells what makes two rows the same, for the log.
 
     Raises:
         TrainingError: the third non-finite step in a row, or a loss without any gradient.
@@ -147,18 +157,20 @@ def optimise(
         index = state.step + 1
         begun_at = time.perf_counter()
         batch = plan.batch(index)
-        rate = learning_rate(config, plan.peak_lr, index, plan.total)
+        rate = state.lr_scale * learning_rate(config, plan.peak_lr, index, plan.total)
         taken = take_step(objective, optimizer, batch, config, state, index, rate)
         state.step = index
+        ids = tuple(objective.identity(r) for r in batch)
+        repeated = repeats(ids, [content(r) for r in batch]) if content is not None else {}
         seconds = time.perf_counter() - begun_at
         yield Step(
             index=index,
-            metrics={**taken.metrics, "grad_norm": taken.norm, "lr": rate, "tokens": taken.tokens},
-            rows=tuple(objective.identity(r) for r in batch),
+            metrics={**taken.metrics, **repeated, "grad_norm": taken.norm, "lr": rate, "tokens": taken.tokens},
+            rows=ids,
             timings={"seconds": seconds, "tokens_per_second": taken.tokens / seconds, "micro_batches": taken.micro},
             skipped=taken.skipped,
         )
-        stop_if_lost(state, index, [objective.identity(r) for r in batch])
+        stop_if_lost(state, index, ids)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,10 +31,12 @@ from trueup.data.pairing import Candidate, Paired, Pairing, pair_up
 from trueup.data.render import CompletionTokens, PairTokens
 from trueup.errors import MidStepError
 from trueup.feedback.base import Scorer
+from trueup.feedback.ranking import ranked
 from trueup.models.layout import Branches
 from trueup.models.reference import Reference, ReferenceFigures, group_key
 from trueup.models.sample import LocalSampler
 from trueup.models.sampling import Sample, Sampling
+from trueup.train.answers import answer_metrics, defined, repeats
 from trueup.train.loop import LoopState, Plan, stop_if_lost, take_step
 from trueup.train.optim import AnyOptimizer, learning_rate
 from trueup.train.ppo import answered, draw, step_seed
@@ -180,7 +182,7 @@ def learn_in_rounds(
         batch = _batch(buffer, rounds, config.seed, place)
         skipped = False
         if batch:
-            rate = learning_rate(config, plan.peak_lr, index, plan.total)
+            rate = state.lr_scale * learning_rate(config, plan.peak_lr, index, plan.total)
             taken = take_step(players.objective, players.optimizer, batch, config, state, index, rate)
             skipped = taken.skipped
             metrics |= {**taken.metrics, "grad_norm": taken.norm, "lr": rate, "tokens": float(taken.tokens)}
@@ -204,15 +206,21 @@ def fill(
 ) -> list[dict[str, Any]]:
     """Samples, scores and pairs for a round, and looks the pairs up under the reference; some answers to show."""
     groups = draw(players.sampler, tasks, rounds.sampling, seed=step_seed(config.seed, number))
-    scores = np.asarray(
-        players.judge.score([answered(t, s) for t, g in zip(tasks, groups, strict=True) for s in g])
-    ).reshape(len(tasks), -1)
+    said, spread = ranked(players.judge, [[answered(t, s) for s in g] for t, g in zip(tasks, groups, strict=True)])
+    scores = np.stack([r.scores for r in said])
+    unscored = Counter(reason for r in said for reason in r.reasons if reason)
+    for reason, count in unscored.items():
+        log.warning("round %d: %d answers are left out, unscored: %s", number, count, reason)
     found = [
         pair_up([_candidate(s, x) for s, x in zip(group, row, strict=True)], rounds.pairing, number * len(tasks) + i)
         for i, (group, row) in enumerate(zip(groups, scores, strict=True))
     ]
     buffer.round, buffer.pairs = number, _pairs(tasks, groups, scores, found)
-    buffer.figures = _figures(groups, scores, found)
+    buffer.figures = _figures(groups, scores, found) | answer_metrics(groups, scores.ravel())
+    buffer.figures |= defined({"score/disagreement": spread})
+    if unscored:
+        buffer.figures["score/unscored"] = float(np.isnan(scores).mean())
+    buffer.figures |= repeats([t.id for t in tasks], [t.ids.tobytes() for t in tasks])
     buffer.barren = 0 if buffer.pairs else buffer.barren + 1
     if not buffer.pairs:
         why = ", ".join(f"{reason}: {n}" for reason, n in Counter(p.reason for p in found).items())
@@ -254,9 +262,9 @@ def _figures(groups: Sequence[Sequence[Sample]], scores: np.ndarray, found: Sequ
         for group, paired in zip(groups, found, strict=True)
         for b, w in paired.pairs
     ]
-    figures = {
-        "score": float(scores.mean()),
-        "score/std": float(scores.std()),
+    told = scores[~np.isnan(scores)]
+    figures = {"score": float(told.mean()), "score/std": float(told.std())} if told.size else dict[str, float]()
+    figures |= {
         "pairs": float(sum(len(p.pairs) for p in found)),
         "prompts_without_pair": float(np.mean([not p.pairs for p in found])),
         "length": float(np.mean(lengths)),

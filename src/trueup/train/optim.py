@@ -147,6 +147,7 @@ class Optimizer:
         with torch.no_grad():
             for name, m in self.masters.items():
                 m.copy_(weights[name])
+        self.adam.state.clear()
         for flat, value in moments.items():
             name, key = flat.rsplit("//", 1)
             self.adam.state[self.masters[name]][key] = value.to(self.masters[name].device, copy=True)

@@ -16,6 +16,7 @@ InstructGPT (arXiv 2203.02155, eq. 2); PPO (arXiv 1707.06347); GRPO (2402.03300)
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from trueup.config import TrainConfig
 from trueup.data.order import micro_batches, permutation
 from trueup.errors import MidStepError
 from trueup.feedback.base import Answered, Scorer
+from trueup.feedback.combine import score_with_spread
 from trueup.models.head import token_figures
 from trueup.models.layout import Branches
 from trueup.models.policy import Policy, output_head
@@ -38,6 +40,7 @@ from trueup.models.sampling import Sample, Sampling
 from trueup.models.value import Critic
 from trueup.ops.returns import KLCoefficient, Moments, equal_groups
 from trueup.train.actions import PolicyObjective, group_tokens
+from trueup.train.answers import answer_metrics, defined, repeats
 from trueup.train.loop import LoopState, Plan, Taken, stop_if_lost, take_step
 from trueup.train.optim import AnyOptimizer, learning_rate
 from trueup.train.rollout import (
@@ -163,10 +166,13 @@ def improve(
         tasks = plan.batch(index)
         batch, figures, shown = _collect(actors, recipe, tasks, config, memory, index)
         sampled = time.perf_counter()
-        rate = learning_rate(config, plan.peak_lr, index, plan.total)
+        rate = state.lr_scale * learning_rate(config, plan.peak_lr, index, plan.total)
+        held = actors.objective.weights.kl > 0
+        if held:
+            actors.objective.hold(memory.kl.value)
         learnt = _learn(actors, recipe, batch, config, state, index, rate)
-        figures["kl_coefficient"] = memory.kl.value
-        if "kl" in figures:
+        figures["kl_coefficient"] = memory.kl.value if held or recipe.kl_in_reward else 0.0
+        if math.isfinite(figures.get("kl", math.nan)):
             memory.kl = memory.kl.after(figures["kl"], sum(len(e.lengths) for e in batch))
         state.step = index
         seconds = time.perf_counter() - begun
@@ -190,7 +196,8 @@ def _collect(
 ) -> tuple[list[Experience], dict[str, float], list[dict[str, Any]]]:
     """Samples, scores, and turns scores into advantages."""
     answers = draw(actors.sampler, tasks, recipe.sampling, seed=step_seed(config.seed, index))
-    raw = actors.judge.score([answered(t, s) for t, group in zip(tasks, answers, strict=True) for s in group])
+    asked = [answered(t, s) for t, group in zip(tasks, answers, strict=True) for s in group]
+    raw, spread = score_with_spread(actors.judge, asked)
     memory.watch(raw, index)
     flat = [s for group in answers for s in group]
     groups = [branches_of(t, group) for t, group in zip(tasks, answers, strict=True)]
@@ -208,6 +215,8 @@ def _collect(
     figures = rollout_metrics(judged, credited, flat)
     figures["entropy"] = float(looked["entropy"].mean())
     figures["score/raw"] = float(np.mean(raw))
+    figures |= answer_metrics(answers, raw) | defined({"score/disagreement": spread})
+    figures |= repeats([t.id for t in tasks], [t.ids.tobytes() for t in tasks])
     if recipe.sampling.n > 1:
         figures["groups/equal"] = equal_groups(judged.score, judged.group)
     shown = [
@@ -219,7 +228,8 @@ def _collect(
 
 def _shaped(scores: torch.Tensor, truncated: Sequence[bool], recipe: Recipe, memory: Memory) -> torch.Tensor:
     """Scores scaled by their running deviation, clipped, and less for a missing end, if asked for."""
-    memory.scores = memory.scores.add(scores)
+    if bool(scores.isfinite().all()):  # a scorer that broke once must not spoil the moments of the whole run
+        memory.scores = memory.scores.add(scores)
     if recipe.scale_scores:
         scores = scores / max(memory.scores.std, 1e-8)
     if recipe.score_clip is not None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from trueup.data.render import PairTokens
+from trueup.losses.metrics import contradicted
 from trueup.models.layout import Branches
 from trueup.models.policy import Policy
 from trueup.models.reference import Reference
@@ -56,6 +57,11 @@ def branches_of(pair: PairTokens) -> Branches:
         (pair.chosen.ids[at:], pair.rejected.ids[at:]),
         (pair.chosen.mask[at:], pair.rejected.mask[at:]),
     )
+
+
+def pair_content(row: PairTokens) -> bytes:
+    """What makes two pairs the same."""
+    return b"|".join(side.ids.tobytes() for side in (row.chosen, row.rejected))
 
 
 class PreferenceObjective:
@@ -158,7 +164,10 @@ class PreferenceObjective:
             surrogate = (by_chosen * pairs.policy_chosen + by_rejected * pairs.policy_rejected).sum()
             loss = losses.sum() / begun.rows + surrogate - surrogate.detach()
         figures = self.metrics(_detached(pairs))
-        return Share(loss, {name: (float(v.sum()), float(v.numel())) for name, v in figures.items()})
+        sums = {name: (float(v.sum()), float(v.numel())) for name, v in figures.items()}
+        if "rewards/margin" in figures:
+            sums["rewards/contradicted"] = contradicted(figures["rewards/margin"])
+        return Share(loss, sums)
 
     @torch.no_grad()
     def figures(self, rows: Sequence[PairTokens]) -> dict[str, torch.Tensor]:

@@ -96,6 +96,13 @@ def any_of(flag: bool) -> bool:
     return bool(highest(torch.tensor(float(flag), device=device())) > 0)
 
 
+def leaders(value: float) -> float:
+    """The first process's number, in every process."""
+    if world() == 1:
+        return value
+    return float(add(torch.tensor(value if rank() == 0 else 0.0, dtype=torch.float64, device=device())))
+
+
 def together(compute: Callable[[], torch.Tensor]) -> torch.Tensor:
     """The sum over processes of what each computes; if one runs out of memory, all do.
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from trueup.data.render import PairTokens
+from trueup.losses.metrics import contradicted
 from trueup.models.policy import Policy
 from trueup.tensors import Scores
 from trueup.train.loop import Share
@@ -44,9 +45,9 @@ class RewardObjective:
         """The part's rows, over the number of rows of the global batch."""
         scores = self.scores([batch[i] for i in part])
         figures = _metrics(scores)
+        sums = {name: (float(v.detach().sum()), float(v.numel())) for name, v in figures.items()}
         return Share(
-            self.loss(scores).sum() / begun,
-            {name: (float(v.detach().sum()), float(v.numel())) for name, v in figures.items()},
+            self.loss(scores).sum() / begun, {**sums, "contradicted": contradicted(figures["margin"].detach())}
         )
 
     def scores(self, rows: Sequence[PairTokens]) -> Scores:
@@ -62,9 +63,14 @@ class RewardObjective:
 
     @torch.no_grad()
     def figures(self, rows: Sequence[PairTokens]) -> dict[str, torch.Tensor]:
-        """Loss and metrics of each row, ``[B]`` by name."""
+        """Loss and metrics of each row, ``[B]`` by name; and what picking the longer answer would get right."""
         scores = self.scores(rows)
-        return {"loss": self.loss(scores).cpu(), **{k: v.cpu() for k, v in _metrics(scores).items()}}
+        longer = torch.tensor([float(len(r.chosen.ids) - len(r.rejected.ids)) for r in rows])
+        return {
+            "loss": self.loss(scores).cpu(),
+            **{k: v.cpu() for k, v in _metrics(scores).items()},
+            "longer_accuracy": (longer > 0).float() + 0.5 * (longer == 0).float(),
+        }
 
 
 def _metrics(scores: Scores) -> dict[str, torch.Tensor]:

@@ -24,6 +24,7 @@ from trueup.ops.returns import (
     token_rewards,
     whiten,
 )
+from trueup.ops.watching import multiplicative_error
 from trueup.types import Text
 
 
@@ -224,6 +225,7 @@ def rollout_metrics(judged: Judged, credited: Credited, samples: Sequence[Sample
         gap = judged.old - sampler
         figures["sampler/kl"] = float(k3(-gap).mean())
         figures["sampler/largest"] = float(gap.abs().max())
+        figures["sampler/error"] = multiplicative_error(gap.double().numpy())
     if judged.value is not None and credited.returns is not None:
         figures["value/explained_variance"] = explained_variance(judged.value, credited.returns)
         figures["value/mean"] = float(judged.value.mean())
