@@ -11,7 +11,7 @@ import yaml
 
 from trueup.cli import main
 from trueup.cli.advise import memory_of
-from trueup.errors import ConfigError
+from trueup.errors import ConfigError, DataError
 from trueup.recipes.advise import Facts, advise
 from trueup.recipes.survey import Survey, contradicted, survey
 
@@ -164,16 +164,55 @@ def test_verifiable_answers_are_seen(tmp_path: Path, answers: list[str], rule: s
     assert survey(path).rule == rule
 
 
+def test_rows_that_cannot_be_used_are_left_out_and_told(tmp_path: Path, tiny: Path, capsys: Any) -> None:
+    path = rows(tmp_path / "p.jsonl", pair("a", "yes", "no"), pair("b", "", "no"), pair("c", "good", "bad"))
+    found = survey(path)
+    assert (found.pairs, found.unusable) == (2, 1)
+    assert found.problem is not None and "p.jsonl:2: chosen" in found.problem
+    with pytest.raises(DataError, match="1 of 3 rows"):
+        survey(path, bad_rows="error")
+    out = tmp_path / "configs"
+    assert main.run(["advise", "--data", path, "--model", str(tiny), "--out", str(out)]) == 0
+    assert "1 rows cannot be used" in capsys.readouterr().out
+    first = yaml.safe_load((out / "1-ipo.yaml").read_text())
+    assert first["data"]["bad_rows"] == "skip"
+
+
+def test_columns_are_mapped_as_in_training(tmp_path: Path, tiny: Path, capsys: Any) -> None:
+    path = rows(tmp_path / "q.jsonl", *({"asked": f"q{i}", "said": f"so #### {i}"} for i in range(4)))
+    words = ["advise", "--data", path, "--model", str(tiny)]
+    assert main.run(words) == 2
+    assert "asked" in capsys.readouterr().err
+    assert main.run([*words, "--data.columns", "{prompt: asked, completion: said}", "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)["suggestions"][0]
+    assert first["method"] == "grpo"
+    assert first["config"]["data"]["columns"] == {"prompt": "asked", "completion": "said"}
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["--train.lr", "1"], "has no effect here"),
+        (["--data.bad_rows", "maybe"], "bad_rows"),
+        (["--gpus", "0"], "--gpus"),
+        (["--gpu", "lots"], "24GB"),
+        (["--constitution", "nowhere.yaml"], "no such file"),
+        (["--model", "nowhere/at/all"], "nowhere/at/all"),
+    ],
+)
+def test_bad_words_are_refused_in_one_line(
+    words: list[str], hint: str, tmp_path: Path, tiny: Path, capsys: Any
+) -> None:
+    path = rows(tmp_path / "p.jsonl", pair("a", "yes", "no"))
+    given = ["advise", "--data", path, *([] if "--model" in words else ["--model", str(tiny)]), *words]
+    assert main.run(given) == 2
+    err = capsys.readouterr().err
+    assert hint in err and err.startswith("error: ") and "Traceback" not in err
+
+
 # ── the whole verb ──
 
 
-@pytest.fixture
-def verb(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the door has it."""
-    monkeypatch.setitem(main.VERBS, "advise", ("trueup.cli.advise", "which method fits"))
-
-
-@pytest.mark.usefixtures("verb")
 @pytest.mark.parametrize("kind", ["pairs", "unpaired", "sft"])
 def test_written_configs_are_read_by_training(
     kind: str, tiny: Path, small_data: dict[str, Path], tmp_path: Path, capsys: Any
@@ -194,7 +233,6 @@ def test_written_configs_are_read_by_training(
         assert suggestion["fits"]
 
 
-@pytest.mark.usefixtures("verb")
 def test_methods_that_sample_get_a_config_too(tiny: Path, tmp_path: Path, capsys: Any) -> None:
     data = rows(tmp_path / "m.jsonl", *({"prompt": f"{i} and {i}?", "answer": str(2 * i)} for i in range(20)))
     out = tmp_path / "o"
@@ -206,7 +244,6 @@ def test_methods_that_sample_get_a_config_too(tiny: Path, tmp_path: Path, capsys
     assert "is there already" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("verb")
 def test_short_memory_leads_to_orpo_and_says_what_does_not_fit(
     tiny: Path, small_data: dict[str, Path], capsys: Any
 ) -> None:

@@ -242,13 +242,6 @@ def test_disk_is_what_a_run_leaves(lora: Any, tiny: Path, small_data: dict[str, 
 # ── the verb ──
 
 
-@pytest.fixture
-def verb(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the door has it."""
-    monkeypatch.setitem(main.VERBS, "estimate", ("trueup.cli.estimate", "memory, time and disk"))
-
-
-@pytest.mark.usefixtures("verb")
 def test_the_verb_says_what_the_dry_run_says(tiny: Path, small_data: dict[str, Path], capsys: Any) -> None:
     words = ["dpo", "--model", str(tiny), "--data", str(small_data["pairs"]), "--lora.rank", "4", "--json"]
     assert main.run(["estimate", *words]) == 0
@@ -257,7 +250,6 @@ def test_the_verb_says_what_the_dry_run_says(tiny: Path, small_data: dict[str, P
     assert own["memory"] == json.loads(capsys.readouterr().out)["estimate"]["memory"]
 
 
-@pytest.mark.usefixtures("verb")
 def test_the_verb_assumes_rows_and_refuses_what_would_do_nothing(
     tiny: Path, small_data: dict[str, Path], capsys: Any
 ) -> None:
