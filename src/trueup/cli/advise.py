@@ -33,7 +33,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 ANSWER_TOKENS = 256  # of methods that sample; the data do not tell how long the model will answer
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(GB|GiB|G|MB|MiB)?", re.IGNORECASE)
 READING = ("columns", "format", "split", "bad_rows")
-_COMMAND = {"constitution": "trueup constitution --help"}
+_COMMAND = {"constitution": "trueup cai run --help"}
 
 
 @dataclass(frozen=True, slots=True)

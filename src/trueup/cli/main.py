@@ -25,6 +25,7 @@ VERBS = {
     "sample": ("trueup.cli.sample", "answer a file of prompts, resumable"),
     "pairs": ("trueup.cli.pairs", "make preference data: sample, score, pair"),
     "constitution": ("trueup.cli.constitution", "check, show, import, compare, settle constitutions"),
+    "cai": ("trueup.cli.cai", "Constitutional AI: revise, label, train, explain; one command for all"),
     "eval": ("trueup.cli.eval", "measure models, answers, reward models and judges, with intervals"),
     "losses": ("trueup.cli.losses", "list the losses; with a name: equation, arguments, worked example"),
     "chat": ("trueup.cli.chat", "talk to a model or to the result of a run"),

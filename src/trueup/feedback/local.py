@@ -28,11 +28,13 @@ class LocalSpeaker:
 
     Args:
         sampler: the model, its tokenizer and how text becomes tokens (:func:`trueup.recipes.answers.open_sampler`).
-        micro_tokens: tokens in a forward pass at once.
+        micro_tokens: tokens in a forward pass at once; None: 8192, and on a CPU each question by itself, which costs
+            nothing there: what is asked beside it then changes no bit, so an interrupted job gives the same numbers.
     """
 
-    def __init__(self, sampler: LocalSampler, *, micro_tokens: int = 8192) -> None:
-        self.sampler, self.micro_tokens = sampler, micro_tokens
+    def __init__(self, sampler: LocalSampler, *, micro_tokens: int | None = None) -> None:
+        self.sampler = sampler
+        self.micro_tokens = micro_tokens or (1 if sampler.policy.device.type == "cpu" else 8192)
         self.policy, self.tokenizer = sampler.policy, sampler.tokenizer
         tokenizer: Any = sampler.tokenizer
         added = tokenizer.added_tokens_decoder.values()

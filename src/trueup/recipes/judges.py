@@ -22,6 +22,8 @@ from trueup.models.wire import Endpoint
 from trueup.recipes.answers import Servers, open_sampler
 from trueup.recipes.build import Machine
 
+Speaking = Callable[[], AbstractContextManager[Speaker]]
+
 _KEYS = ("judge", "rubric", "by", "cache", "way", "max_tokens")
 _SERVER_KEYS = ("server", "model", "key_env", "concurrency")
 _CHOICES = {"by": ("compare", "grade"), "way": ("auto", "logprobs", "parsed")}
@@ -66,7 +68,7 @@ def open_scoring(spec: str | Mapping[str, Any], machine: Machine, *, cache: Path
     )  # fmt: skip
 
 
-def open_speaking(who: Any, machine: Machine) -> Callable[[], AbstractContextManager[Speaker]]:
+def open_speaking(who: Any, machine: Machine) -> Speaking:
     """What opens a judging model: one in this process is loaded once, servers are checked once.
 
     Raises:
@@ -89,7 +91,7 @@ def open_speaking(who: Any, machine: Machine) -> Callable[[], AbstractContextMan
     return lambda: nullcontext(speaker)
 
 
-def speaking_servers(servers: Servers) -> Callable[[], AbstractContextManager[Speaker]]:
+def speaking_servers(servers: Servers) -> Speaking:
     """What opens a judging model behind servers, which are checked now.
 
     Raises:
