@@ -102,6 +102,16 @@ def test_text_is_reproducible_and_ends_at_its_limit(local: LocalSpeaker) -> None
     assert isinstance(cut, Reply) and (cut.truncated, cut.tokens_out, cut.option_logprobs) == (True, 3, None)
 
 
+def test_what_is_asked_beside_a_question_changes_no_bit_of_its_answer(local: LocalSpeaker) -> None:
+    """An interrupted job asks the rest alone: its labels and drafts must be those of the whole."""
+    texts = ["x" * n + "?" for n in (1, 40, 7, 90)]
+    for more in ({"options": ("A", "B")}, {"max_tokens": 12, "temperature": 1.0, "seed": 3}):
+        questions = [question(text, **more) for text in texts]
+        together = dict(local.ask_many(questions))
+        assert [together[i] for i in range(4)] == [local.ask(q) for q in questions]
+        assert [together[i] for i in (3, 1)] == [dict(local.ask_many([questions[3], questions[1]]))[k] for k in (0, 1)]
+
+
 def test_options_of_several_tokens_give_no_log_probabilities(local: LocalSpeaker) -> None:
     reply = local.ask(question("which?", options=("AA", "B")))
     assert isinstance(reply, Reply) and reply.option_logprobs is None

@@ -119,7 +119,8 @@ def fingerprint(out: Path) -> dict[str, str]:
     newest, _ = latest_checkpoint(out / "checkpoints")
     assert newest is not None, (out, (Path(str(out) + ".log")).read_text()[-2000:])
     files = [newest / "weights.safetensors", newest / "optimizer.safetensors", newest / "rng.safetensors"]
-    files += [out / "metrics.jsonl", out / "samples.jsonl", out / "results.json"]
+    files += [out / "metrics.jsonl", out / "results.json"]
+    files += [f for f in (out / "samples.jsonl", out / "alarms.jsonl") if f.exists()]
     files += sorted((out / "model").glob("*.safetensors"))
     return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
@@ -163,7 +164,7 @@ def main() -> None:
         number += 1
         hits += trial(config, out, rng, seconds)
         got = fingerprint(out)
-        differing += [f"{out.name}:{name}" for name in want if got.get(name) != want[name]]
+        differing += [f"{out.name}:{name}" for name in sorted({*want, *got}) if got.get(name) != want.get(name)]
         shutil.rmtree(out)
     print(json.dumps({"method": arguments.method, "runs": number, "kills": len(hits), "in_write": sum(hits),
                       "differing": differing, "seconds": seconds}))  # fmt: skip

@@ -21,7 +21,7 @@ from trueup.recipes.guard import KEPT_HEALTHY, Decision, Guard
 from trueup.recipes.work import Work
 from trueup.runs.checkpoint import Checkpoint, discard, load_checkpoint, prune, save_checkpoint, step_folder
 from trueup.runs.folder import RunFolder
-from trueup.runs.metrics import JsonlWriter, read_jsonl
+from trueup.runs.metrics import JsonlWriter, cut_lines, read_jsonl
 from trueup.runs.signals import Stop
 from trueup.train import ranks
 from trueup.train.evaluate import Figure
@@ -253,9 +253,7 @@ class Session:
                 raise RunError(f"{self.folder.path}: cannot resume: {name} was {kept!r} and is now {value!r}")
         self._take(checkpoint)
         for name in ("alarms", "undone"):
-            if (path := self._more()[name]).exists():
-                with JsonlWriter(path) as writer:
-                    writer.truncate_to(checkpoint.meta.get(f"{name}_offset", 0))
+            cut_lines(self._more()[name], checkpoint.meta.get(f"{name}_offset", 0))
 
     def _take(self, checkpoint: Checkpoint) -> None:
         """Weights, moments, memory, random state and steps' lines of a checkpoint."""
@@ -266,8 +264,7 @@ class Session:
         _set_rng_state(checkpoint.tensors["rng"])
         self.metrics.truncate_to(checkpoint.meta["metrics_offset"])
         self.timings.truncate_to(checkpoint.meta["timings_offset"])
-        with JsonlWriter(self.folder.samples) as samples:
-            samples.truncate_to(checkpoint.meta["samples_offset"])
+        cut_lines(self.folder.samples, checkpoint.meta["samples_offset"])
         self.guard.replay(read_jsonl(self.folder.metrics))
 
     def close(self) -> None:

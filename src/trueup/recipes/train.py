@@ -25,7 +25,7 @@ from trueup.recipes.work import Work
 from trueup.runs.checkpoint import load_checkpoint, load_latest, step_folder
 from trueup.runs.encode import parse
 from trueup.runs.folder import RunFolder, read_run, write_json
-from trueup.runs.metrics import JsonlWriter, read_jsonl
+from trueup.runs.metrics import JsonlWriter, cut_lines, read_jsonl
 from trueup.runs.signals import Stop, stop_on_signals
 from trueup.runs.sinks import open_sinks
 from trueup.train import ranks
@@ -202,10 +202,7 @@ def _steps_done(folder: RunFolder) -> int:
 def _start_afresh(folder: RunFolder) -> None:
     """Empties what an interruption before the first checkpoint left."""
     for path in (folder.metrics, folder.timings, folder.samples, folder.alarms, folder.undone):
-        if not path.exists():
-            continue
-        with JsonlWriter(path) as writer:
-            writer.truncate_to(0)
+        cut_lines(path, 0)
 
 
 def _figures(figures: Mapping[str, Figure]) -> dict[str, dict[str, float | None]]:

@@ -120,6 +120,19 @@ class JsonlWriter:
         self.close()
 
 
+def cut_lines(path: Path, offset: int) -> None:
+    """Forgets the lines after byte ``offset``; a file without a line is no file, as if none had been written.
+
+    Raises:
+        RunError: see :meth:`JsonlWriter.truncate_to`; also when the file is missing and ``offset`` is not 0.
+    """
+    if offset == 0:
+        path.unlink(missing_ok=True)
+        return
+    with JsonlWriter(path) as writer:
+        writer.truncate_to(offset)
+
+
 def _complete(descriptor: int, size: int) -> int:
     """Length of the file up to the end of its last finished line."""
     end = size
