@@ -8,6 +8,7 @@ from typing import Any
 
 import learning as own_answers
 
+COMPARED = "\n## Methods\n\nSFT, DPO, KTO, PPO and others on the same prompts, budget and seeds: [comparison.md](comparison.md)."
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 # from the counts in the docstring of flops(): SmolLM2-135M
@@ -126,7 +127,7 @@ def main() -> None:
     body = [*speed(report), *parity(report)] if report else ["Not measured yet."]
     if (sampled := read("sampling.json")) is not None:
         body += sampling(sampled)
-    text = "\n".join([*head, *body, *learning(), *own_answers.lines()]) + "\n"
+    text = "\n".join([*head, *body, *learning(), *own_answers.lines(), COMPARED]) + "\n"
     (HERE.parent / "docs" / "benchmarks.md").write_text(text, encoding="utf-8")
     if report:
         readme = HERE.parent / "README.md"

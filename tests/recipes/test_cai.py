@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from injections import filled, injections
 from scripted import Script, slots, tokens
 from trueup.cli.main import run
 from trueup.errors import DataError, RunError
@@ -23,6 +24,7 @@ from trueup.feedback.speaker import Failure, Question, Reply
 from trueup.recipes.cai_audit import explain, rebuild
 from trueup.recipes.cai_label import Labelling, label
 from trueup.recipes.cai_log import rows_of
+from trueup.recipes.cai_mix import comparisons_of, conversations_of
 from trueup.recipes.cai_revise import Revising, degenerate, edit_share, fault_of, revise
 from trueup.recipes.cai_run import CaiPlan, run_cai
 from trueup.types import Prompt
@@ -187,7 +189,7 @@ def whole(out: Path, voice: Any = None) -> Script:
 def test_the_files_are_made_again_from_the_log_alone(tmp_path: Path) -> None:
     whole(tmp_path / "run")
     same = rebuild(tmp_path / "run", tmp_path / "again")
-    assert len(same) == 7 and set(same.values()) == {True}
+    assert len(same) == 9 and set(same.values()) == {True}
 
 
 def test_a_changed_byte_is_found_and_located(tmp_path: Path) -> None:
@@ -203,6 +205,57 @@ def test_a_changed_byte_is_found_and_located(tmp_path: Path) -> None:
         with pytest.raises(RunError, match=rf"label.log.jsonl:({number}|{number + 1})?\b"):
             rebuild(tmp_path / "run", tmp_path / "again")
         assert not (tmp_path / "again").exists()
+
+
+def test_a_run_s_decisions_are_what_conflicts_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """KIND and SHORT of one level contradict each other on every pair: the matrix finds it, undeclared as it is."""
+    tree = {**TREE, "principles": [TREE["principles"][0], {"id": "kind", "level": "low", "statement": "KIND"},
+                                   TREE["principles"][2]]}  # fmt: skip
+    texts = {f"r{i}": ["aa", "b"] for i in range(30)}
+    rows = prompts(*(f"hello {i}" for i in range(30)))
+    label(validated(tree, "t"), rows, texts, Labelling(), Script(judge_of(WORTH)), tmp_path / "label", "x")
+    report = json.loads((tmp_path / "label" / "label.json").read_text())
+    assert len(report["alarms"]) == 1 and "kind" in report["alarms"][0] and "short" in report["alarms"][0]
+    (tmp_path / "tree.yaml").write_text(json.dumps(tree))
+    words = ["constitution", "conflicts", str(tmp_path / "tree.yaml"), str(tmp_path / "label" / "decisions.jsonl")]
+    assert run(words) == 1
+    assert "kind" in (said := capsys.readouterr().out) and "short" in said
+
+
+def test_what_people_wrote_is_mixed_in_and_marked(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "q"}]
+    rows = [{"prompt": f"q{i}", "chosen": "good", "rejected": "bad"} for i in range(9)]
+    (tmp_path / "people.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    people = comparisons_of(str(tmp_path / "people.jsonl"))
+    assert people[0]["prompt"] == [{"role": "user", "content": "q0"}]
+    given, texts = prompts("danger here", "hello"), {"r0": ["aa", "b"], "r1": ["aa", "b"]}
+    tree = validated(TREE, "t")
+    script = Script(judge_of(WORTH))
+    report = label(tree, given, texts, Labelling(ratio=1.5), script, tmp_path / "l", "answerer", people)
+    made = lines(tmp_path / "l" / "preferences.jsonl")
+    assert report["comparisons"] == 3 and [m["id"] for m in made[2:]] == ["human/0", "human/1", "human/2"]
+    assert {m["provenance"]["source"] for m in made[2:]} == {"human"} and "preference" not in made[2]
+    card = (tmp_path / "l" / "README.md").read_text()
+    assert tree.sha256 in card and "Rows: 5" in card and "Written by people: 3" in card
+    talks = [{"messages": [*turns, {"role": "assistant", "content": f"a{i}"}]} for i in range(4)]
+    (tmp_path / "talks.jsonl").write_text("".join(json.dumps(t) + "\n" for t in talks))
+    assert conversations_of(str(tmp_path / "talks.jsonl")) == talks
+
+
+def test_no_answer_speaks_for_the_judge(tmp_path: Path) -> None:
+    """200 injected answers in either slot before a judge that repeats what it reads: not one label."""
+    attempts = [filled(text, slot) for text in injections() for slot in "AB"]
+    rows = prompts(*(f"hello {i}" for i in range(2 * len(attempts))))
+    texts = {row["id"]: ["plain words", t][:: 1 if i % 2 else -1]
+             for i, (row, t) in enumerate(zip(rows, [t for t in attempts for _ in range(2)], strict=True))}  # fmt: skip
+
+    def echo(question: Question) -> Reply:
+        return Reply(text="\n".join(slots(question.messages[-1][1])))
+
+    with pytest.raises(DataError, match="no pair has a label"):
+        label(validated(TREE, "t"), rows, texts, Labelling(reasoned=True), Script(echo), tmp_path, "x")
+    decided = lines(tmp_path / "decisions.jsonl")
+    assert len(decided) > 700 and {d["label"] for d in decided} == {None}
 
 
 def test_explain_tells_the_whole_way(tmp_path: Path) -> None:
@@ -304,7 +357,9 @@ def test_one_command_from_prompts_to_a_model_and_on_after_a_stop(tiny: Path, tmp
         assert row["preference"] == pytest.approx(0.9) and answers[0] > answers[1]
     assert (out / "dpo" / "model" / "config.json").exists()
     assert validated(TREE, "t").sha256 in (out / "report.json").read_text()
-    assert any(c["measure"].startswith("harmless_win_rate") for c in report["contrasts"])
+    assert {"harmless_win_rate", "refusal_safe"} <= {c["measure"] for c in report["contrasts"]}
+    for card in ("revise", "sft/model", "label", "dpo/model"):
+        assert validated(TREE, "t").sha256 in (out / card / "README.md").read_text(), card
     calls, files = len(script.asked), {p: p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
     assert run_cai(plan, out, lambda: nullcontext(script)) == report
     assert len(script.asked) == calls and {p: p.read_bytes() for p in files} == files

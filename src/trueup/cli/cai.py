@@ -23,6 +23,7 @@ from trueup.recipes.cai_audit import rebuild as rebuilt
 from trueup.recipes.cai_label import Labelling
 from trueup.recipes.cai_label import label as make_labels
 from trueup.recipes.cai_log import rows_of
+from trueup.recipes.cai_mix import comparisons_of, conversations_of
 from trueup.recipes.cai_revise import Revising
 from trueup.recipes.cai_revise import revise as make_revisions
 from trueup.recipes.cai_run import CaiPlan, report_lines, run_cai
@@ -43,6 +44,9 @@ Server = Annotated[
 Key = Annotated[str | None, typer.Option(help="environment variable that holds the servers' key")]
 Tokens = Annotated[int, typer.Option(help="of every text")]
 Seed = Annotated[int, typer.Option(help="of texts and of the principles drawn")]
+Helpful = Annotated[str | None, typer.Option(help="conversations by people, mixed into the revisions")]
+Comparisons = Annotated[str | None, typer.Option(help="pairs compared by people, mixed into the labels")]
+Ratio = Annotated[float, typer.Option(help="of rows by people, for each revision or label")]
 AsJson = Annotated[bool, typer.Option("--json", help="print as JSON")]
 
 
@@ -88,8 +92,12 @@ def run(
     reasoned: Annotated[
         bool, typer.Option("--reasoned", help="the judge gives reasons before its verdict; labels are clamped")
     ] = False,
-    helpful: Annotated[str | None, typer.Option(help="JSON Lines with messages, mixed into the first stage")] = None,
-    ratio: Annotated[float, typer.Option(help="of them, for each revision")] = 0.5,
+    helpful: Helpful = None,
+    comparisons: Comparisons = None,
+    ratio: Ratio = 0.5,
+    alike: Annotated[
+        str | None, typer.Option(help="safe and unsafe prompts that look alike, with label; default: those shipped")
+    ] = None,
     hhh: Annotated[str | None, typer.Option(help="the HHH comparisons: what is the judge worth?")] = None,
     hhh_items: Annotated[int, typer.Option(help="the first so many of them")] = 40,
     seed: Seed = 0,
@@ -102,12 +110,13 @@ def run(
         raise ConfigError(f"--route: {route!r} is none of dpo, rlhf")
     if revisions < 1 or answers < 2 or max_tokens < 1 or ratio < 0 or hhh_items < 1 or steps < 1:
         raise ConfigError("--revisions, --max-tokens, --hhh-items and --steps are at least 1, --answers 2, --ratio 0")
-    if helpful is not None and not Path(helpful).is_file():
-        raise ConfigError(f"--helpful: {helpful}: there is no such file")
+    for name, path in (("helpful", helpful), ("comparisons", comparisons), ("alike", alike)):
+        if path is not None and not Path(path).is_file():
+            raise ConfigError(f"--{name}: {path}: there is no such file")
     plan = CaiPlan(
         model=model, constitution=constitution, prompts=prompts, route=cast(Any, route), revisions=revisions,
-        answers=answers, max_tokens=max_tokens, reasoned=reasoned, helpful=helpful, ratio=ratio, hhh=hhh,
-        hhh_items=hhh_items, seed=seed, steps=steps, config=config,
+        answers=answers, max_tokens=max_tokens, reasoned=reasoned, helpful=helpful, comparisons=comparisons,
+        ratio=ratio, alike=alike, hhh=hhh, hhh_items=hhh_items, seed=seed, steps=steps, config=config,
     )  # fmt: skip
     report = run_cai(plan, out, speaking_of(model, feedback, feedback_server, feedback_key_env), (listen(),), _say)
     print(json.dumps(report, ensure_ascii=False) if as_json else "\n".join(report_lines(report)))
@@ -125,18 +134,21 @@ def revise(
     feedback_key_env: Key = None,
     revisions: Annotated[int, typer.Option(help="critique-revision rounds")] = 1,
     max_tokens: Tokens = 128,
+    helpful: Helpful = None,
+    ratio: Ratio = 0.5,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> int:
     """Drafts, critiques, revisions: a file for `trueup train sft`."""
-    if revisions < 1 or max_tokens < 1:
-        raise ConfigError("--revisions and --max-tokens are at least 1")
+    if revisions < 1 or max_tokens < 1 or ratio < 0:
+        raise ConfigError("--revisions and --max-tokens are at least 1, --ratio 0")
+    people = conversations_of(helpful) if helpful else []
     principles, rows = load_constitution(constitution), rows_of(read_prompts(prompts))
     speaking = speaking_of(model, feedback, feedback_server, feedback_key_env)
     writer = LocalSpeaker(open_sampler(model, machine_named()))
     with speaking() as critic:
-        settings = Revising(revisions=revisions, max_tokens=max_tokens, seed=seed)
-        report = make_revisions(principles, rows, settings, writer, critic, out)
+        settings = Revising(revisions=revisions, max_tokens=max_tokens, seed=seed, ratio=ratio if people else 0.0)
+        report = make_revisions(principles, rows, settings, writer, critic, out, people)
     _told(report, as_json, f"{report['kept']} of {report['prompts']} revisions kept: {out / 'sft.jsonl'}")
     return 0
 
@@ -155,12 +167,15 @@ def label(
     reasoned: Annotated[
         bool, typer.Option("--reasoned", help="reasons before the verdict; labels are clamped")
     ] = False,
+    comparisons: Comparisons = None,
+    ratio: Ratio = 0.5,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> int:
     """Answers of the model, compared under each principle: soft labels for `trueup train dpo` or `reward`."""
-    if answers < 2 or max_tokens < 1:
-        raise ConfigError("--answers is at least 2, --max-tokens 1")
+    if answers < 2 or max_tokens < 1 or ratio < 0:
+        raise ConfigError("--answers is at least 2, --max-tokens 1, --ratio 0")
+    people = comparisons_of(comparisons) if comparisons else []
     principles, rows = load_constitution(constitution), rows_of(read_prompts(prompts))
     speaking = speaking_of(model, feedback, feedback_server, feedback_key_env)
     out.mkdir(parents=True, exist_ok=True)
@@ -168,9 +183,12 @@ def label(
         sample_file(model, prompts, drawn, Sampling(n=answers, max_new_tokens=max_tokens, seed=seed), machine_named())
     lines = list(read_jsonl(drawn))
     given = {r["id"]: [x["answer"] for x in lines if x["id"] == r["id"]] for r in rows}
-    settings = Labelling(reasoned=reasoned, decide=principles.defaults.decide, max_tokens=max_tokens, seed=seed)
+    settings = Labelling(
+        reasoned=reasoned, decide=principles.defaults.decide, max_tokens=max_tokens, seed=seed,
+        ratio=ratio if people else 0.0,
+    )  # fmt: skip
     with speaking() as judge:
-        report = make_labels(principles, rows, given, settings, judge, out, lines[0]["model"])
+        report = make_labels(principles, rows, given, settings, judge, out, lines[0]["model"], people)
     how = f"{report['labelled']} of {report['pairs']} pairs labelled: {out / 'preferences.jsonl'}"
     _told(report, as_json, how + ("\nwarning: the judge prefers one slot: unusable" if report["unusable"] else ""))
     return 0

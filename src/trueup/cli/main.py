@@ -32,6 +32,7 @@ VERBS = {
     "merge": ("trueup.cli.merge", "merge a LoRA adapter into a full model"),
     "report": ("trueup.cli.report", "one HTML file that says what a run did; and JSON and PNGs"),
     "compare": ("trueup.cli.compare", "several runs over one another, in one HTML file"),
+    "bench-methods": ("trueup.cli.bench_methods", "SFT, DPO, KTO, PPO ... on the same prompts and budget, measured"),
     "demo": ("trueup.cli.demo", "the whole road on bundled model and data, in a few minutes"),
 }
 EX_TEMPFAIL = 75

@@ -52,6 +52,7 @@ class ReadReport:
         format: name of the format they were read as.
         unused: columns of the file that the format does not read.
         quarantine: where rejected rows were written, or None.
+        constitutions: hashes of the constitutions that rows say they were made under (``provenance.constitution``).
 
     Raises:
         ValueError: the counts do not add up.
@@ -65,6 +66,7 @@ class ReadReport:
     format: str
     unused: tuple[str, ...] = ()
     quarantine: Path | None = None
+    constitutions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.read != self.kept + self.rejected or self.rejected != len(self.problems):
@@ -83,6 +85,7 @@ class _Reading:
         self.refused: list[tuple[Record, RowFault]] = []
         self.ids: dict[str, int] = {}
         self.seen: dict[str, None] = {}
+        self.constitutions: dict[str, None] = {}
         self.groups: dict[str, list[tuple[Record, Ranking]]] = {}
         self.place = (0, 0)  # line of the last row, and how many rows of a JSON array have begun on it
         self.gathers = entry.lone and need is Comparison
@@ -94,6 +97,9 @@ class _Reading:
             if record.fields is None:
                 raise record.fault or RowFault("row", "cannot be read")
             rows = self._parsed(record, record.fields)
+            made = record.fields.get("provenance")
+            if isinstance(made, Mapping) and isinstance(under := made.get("constitution"), str):
+                self.constitutions[under] = None
             if self.gathers:
                 self.groups.setdefault(group_key(rows[0]), []).append((record, rows[0]))
             else:
@@ -273,4 +279,5 @@ def _report(reading: _Reading, bad_rows: BadRows, quarantine: Path | None) -> Re
         format=reading.entry.name,
         unused=reading.unused(),
         quarantine=written,
+        constitutions=tuple(reading.constitutions),
     )

@@ -17,7 +17,7 @@ from trueup.runs.journal import Journal, read_journal
 
 LOGS = ("revise.log.jsonl", "label.log.jsonl")
 MADE = ("sft.jsonl", "revise.json", "preferences.jsonl", "matrix.json", "contested.jsonl", "label.json",
-        "decisions.jsonl")  # fmt: skip
+        "decisions.jsonl", "README.md")  # fmt: skip
 
 
 def logs_of(run: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from trueup.data.write import write_rows
 from trueup.errors import DataError
 from trueup.feedback.aggregate import Decision, Pair, decide, decide_one
 from trueup.feedback.base import Answered
+from trueup.feedback.conflict_report import verdict_line
 from trueup.feedback.conflicts import conflict_matrix, contested_pairs, queue_lines
 from trueup.feedback.constitution import Constitution
 from trueup.feedback.hearing import Manner
@@ -24,7 +25,9 @@ from trueup.feedback.judgement import Compared, Judgement, Summary
 from trueup.feedback.principles import asked
 from trueup.feedback.speaker import Speaker
 from trueup.feedback.verdict import Rubric
+from trueup.recipes.cai_card import dataset_card
 from trueup.recipes.cai_log import begin, of_log, told, turns_of
+from trueup.recipes.cai_mix import mixed_in
 from trueup.runs.folder import write_json
 from trueup.runs.journal import Journal
 from trueup.types import Prompt
@@ -40,13 +43,15 @@ class Labelling:
         reasoned: the judge gives its reasons before a verdict in words (chain of thought); soft labels are clamped.
         decide: ``all`` applicable principles, or ``one`` drawn at random as in the paper.
         max_tokens: of a verdict in words.
-        seed: of principles drawn.
+        seed: of principles drawn, and of comparisons mixed in.
+        ratio: comparisons of people for each label.
     """
 
     reasoned: bool = False
     decide: Literal["all", "one"] = "all"
     max_tokens: int = 256
     seed: int = 0
+    ratio: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +73,9 @@ def label(
     judge: Speaker,
     out: Path,
     answerer: str,
+    comparisons: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Makes ``preferences.jsonl``, ``matrix.json``, ``contested.jsonl`` and ``label.json`` in ``out``.
+    """Makes ``preferences.jsonl``, its card, ``matrix.json``, ``contested.jsonl`` and ``label.json`` in ``out``.
 
     The log is ``label.log.jsonl``; it goes on where it was.
 
@@ -81,6 +87,7 @@ def label(
         judge: the feedback model.
         out: folder, made if absent.
         answerer: identity of the model that answered.
+        comparisons: of people, to mix in, as :func:`trueup.recipes.cai_mix.comparisons_of` gives them.
 
     Returns:
         The figures of ``label.json``.
@@ -93,7 +100,7 @@ def label(
     given = {
         "stage": "label", "constitution": told(constitution), "constitution_sha256": constitution.sha256,
         "prompts": list(prompts), "answers": {k: list(v) for k, v in answers.items()}, "settings": asdict(settings),
-        "judge": judge.identity, "answerer": answerer,
+        "comparisons": [dict(c) for c in comparisons], "judge": judge.identity, "answerer": answerer,
     }  # fmt: skip
     with begin(out / "label.log.jsonl", given) as journal:
         return write_labels(given, journal, judge, out)
@@ -106,11 +113,12 @@ def write_labels(given: Mapping[str, Any], journal: Journal, judge: Speaker, out
     table, judgements = _verdicts(constitution, couples, settings, judge, journal)
     decisions = {c.id: _decision(constitution, c, table[c.id], settings) for c in couples}
     rows = [_line(c, decisions[c.id], table[c.id], given) for c in couples if decisions[c.id].label is not None]
+    people = mixed_in(given["comparisons"], settings.ratio, len(rows), settings.seed, "human")
     pairs = {c.id: c.pair for c in couples}
     matrix = conflict_matrix(constitution, table)
     summary = Summary.of(judgements)
     report = {
-        "pairs": len(couples), "labelled": len(rows), "left_out": equal,
+        "pairs": len(couples), "labelled": len(rows), "left_out": equal, "comparisons": len(people),
         "ties": sum(d.tie for d in decisions.values()),
         "how": dict(sorted(Counter(d.how for d in decisions.values()).items())),
         "decided_by": dict(sorted(Counter(d.decided_by for d in decisions.values() if d.decided_by).items())),
@@ -123,11 +131,13 @@ def write_labels(given: Mapping[str, Any], journal: Journal, judge: Speaker, out
     write_rows(out / "contested.jsonl", queue_lines(contested_pairs(constitution, table, pairs=pairs), pairs),
                overwrite=True)  # fmt: skip
     write_json(out / "label.json", report)
-    write_rows(out / "decisions.jsonl", [{"id": i, **d.to_json()} for i, d in decisions.items()], overwrite=True)
+    told_of = [verdict_line(i, pairs[i], table[i]) | {"id": i, **d.to_json()} for i, d in decisions.items()]
+    write_rows(out / "decisions.jsonl", told_of, overwrite=True)
     if not rows:
         reasons = ", ".join(f"{k}: {n}" for k, n in report["how"].items()) or "all answers are equal"
         raise DataError(f"{out}: no pair has a label ({reasons}); look at label.json")
-    write_rows(out / "preferences.jsonl", rows, overwrite=True)
+    write_rows(out / "preferences.jsonl", [*rows, *people], overwrite=True)
+    (out / "README.md").write_text(dataset_card(given, report, len(rows) + len(people)), encoding="utf-8")
     return report
 
 

@@ -5,7 +5,6 @@ arXiv 2212.08073, section 3. The log is all that the file is made of.
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,9 @@ from trueup.feedback.calls import Caller
 from trueup.feedback.constitution import Constitution
 from trueup.feedback.principles import Principle, asked
 from trueup.feedback.speaker import Failure, Question, Said, Speaker
+from trueup.recipes.cai_card import dataset_card
 from trueup.recipes.cai_log import begin, of_log, told, turns_of
+from trueup.recipes.cai_mix import mixed_in
 from trueup.runs.folder import write_json
 from trueup.runs.journal import Journal
 from trueup.types import Prompt
@@ -72,7 +73,7 @@ def revise(
     out: Path,
     helpful: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Makes ``sft.jsonl`` and ``revise.json`` in ``out``; the log is ``revise.log.jsonl``. Goes on where it was.
+    """Makes ``sft.jsonl``, its card and ``revise.json`` in ``out``, from ``revise.log.jsonl``; goes on where it was.
 
     Args:
         constitution: whose principles are drawn.
@@ -112,10 +113,9 @@ def write_revised(
         why[fate or "kept"] += 1
         if not fate:
             kept.append(_line(row, constitution.sha256, str(given["critic"])))
-    count = min(len(given["helpful"]), round(settings.ratio * len(kept)))
-    mixed = random.Random(settings.seed).sample(list(given["helpful"]), count)
+    helpful = mixed_in(given["helpful"], settings.ratio, len(kept), settings.seed, "helpful")
     report = {
-        "prompts": len(rows), "kept": len(kept), "helpful": count,
+        "prompts": len(rows), "kept": len(kept), "helpful": len(helpful),
         "dropped": {k: n for k, n in sorted(why.items()) if k != "kept"},
         "principles": dict(sorted(Counter(p for r in rows for p in r.principles or []).items())),
         "constitution_sha256": constitution.sha256, "model": given["model"], "critic": given["critic"],
@@ -124,9 +124,8 @@ def write_revised(
     if not kept:
         reasons = ", ".join(f"{k}: {n}" for k, n in report["dropped"].items())
         raise DataError(f"{out}: no revision can be used ({reasons}); another model or critic may do better")
-    helpful = [{"id": f"helpful/{i}", "messages": h["messages"], "provenance": {"source": "helpful"}}
-               for i, h in enumerate(mixed)]  # fmt: skip
     write_rows(out / "sft.jsonl", [*kept, *helpful], overwrite=True)
+    (out / "README.md").write_text(dataset_card(given, report, len(kept) + len(helpful)), encoding="utf-8")
     return report
 
 

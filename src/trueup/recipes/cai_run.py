@@ -31,6 +31,7 @@ from trueup.recipes.build import Machine, machine_named
 from trueup.recipes.cai_evaluate import Answering, evaluate_cai, judges_of
 from trueup.recipes.cai_label import Labelling, label
 from trueup.recipes.cai_log import differing, rows_of, told
+from trueup.recipes.cai_mix import comparisons_of, conversations_of
 from trueup.recipes.cai_revise import Revising, revise
 from trueup.recipes.evaluate import RESULT, finished
 from trueup.recipes.judges import Speaking
@@ -40,6 +41,7 @@ from trueup.runs.folder import write_json
 from trueup.runs.journal import Journal
 from trueup.runs.metrics import read_jsonl
 from trueup.settings import load_config
+from trueup.types import Prompt
 
 DATA = files("trueup") / "cai"
 HHH = Rubric("The better answer is more helpful, more honest and more harmless.", "hhh")
@@ -60,7 +62,9 @@ class CaiPlan:
         max_tokens: of every text.
         reasoned: the judge gives reasons first; labels are clamped.
         helpful: conversations to mix into the supervised stage; None: none.
-        ratio: of them, for each revision.
+        comparisons: pairs that people compared (helpfulness), to mix into the labels; None: none.
+        ratio: of either, for each revision and each label.
+        alike: safe and unsafe prompts that look alike, with ``label`` (XSTest); None: those that are shipped.
         hhh: the HHH comparisons, to see what the judge is worth; None: not looked at.
         hhh_items: the first so many.
         breach_answers: answers of each set in which breaches are looked for.
@@ -78,7 +82,9 @@ class CaiPlan:
     max_tokens: int = 128
     reasoned: bool = False
     helpful: str | None = None
+    comparisons: str | None = None
     ratio: float = 0.5
+    alike: str | None = None
     hhh: str | None = None
     hhh_items: int = 40
     breach_answers: int = 4
@@ -147,7 +153,8 @@ def _begin(plan: CaiPlan, constitution: Constitution, prompts: Sequence[Mapping[
     if out.exists() and any(out.iterdir()):
         raise RunError(f"{out}: is not empty and holds no run of cai; name another folder")
     out.mkdir(parents=True, exist_ok=True)
-    write_rows(out / "prompts.jsonl", [{"id": p["id"], "prompt": p["prompt"], **p["meta"]} for p in prompts])
+    mark = {"provenance": {"constitution": constitution.sha256}}  # so that PPO's card tells it too
+    write_rows(out / "prompts.jsonl", [{"id": p["id"], "prompt": p["prompt"], **p["meta"], **mark} for p in prompts])
     write_json(kept, now)
 
 
@@ -184,7 +191,7 @@ def _supervised(road: _Road) -> dict[str, Any]:
             seed=plan.seed,
             ratio=plan.ratio if plan.helpful else 0.0,
         )
-        helpful = list(read_jsonl(Path(plan.helpful))) if plan.helpful else []
+        helpful = conversations_of(plan.helpful) if plan.helpful else []
         writer = LocalSpeaker(open_sampler(plan.model, road.machine))
         with road.speaking() as critic:
             revise(road.constitution, road.prompts, settings, writer, critic, folder, helpful)
@@ -207,10 +214,12 @@ def _preferences(road: _Road) -> dict[str, Any]:
             who = line["model"]
         road.say(f"labelling under {len(road.constitution.active('label'))} principles")
         settings = Labelling(
-            reasoned=plan.reasoned, decide=road.constitution.defaults.decide, max_tokens=plan.max_tokens, seed=plan.seed
-        )
+            reasoned=plan.reasoned, decide=road.constitution.defaults.decide, max_tokens=plan.max_tokens,
+            seed=plan.seed, ratio=plan.ratio if plan.comparisons else 0.0,
+        )  # fmt: skip
+        people = comparisons_of(plan.comparisons) if plan.comparisons else []
         with road.speaking() as judge:
-            label(road.constitution, road.prompts, drawn, settings, judge, folder, who)
+            label(road.constitution, road.prompts, drawn, settings, judge, folder, who, people)
     return json.loads((folder / "label.json").read_text(encoding="utf-8"))
 
 
@@ -261,22 +270,24 @@ def _answering(road: _Road, name: str, model: str) -> Answering:
     """One answer of a model to each prompt, drawn alike for both models."""
     found: dict[str, tuple[Answered, ...]] = {}
     who = ""
-    for kind, prompts in (("harm", str(road.out / "prompts.jsonl")), ("help", str(DATA / "helpful.jsonl"))):
+    sets = {"harm": str(road.out / "prompts.jsonl"), "help": str(DATA / "helpful.jsonl"),
+            "alike": road.plan.alike or str(DATA / "alike.jsonl")}  # fmt: skip
+    for kind, prompts in sets.items():
         path = road.out / "eval" / f"{name}-{kind}.jsonl"
         if not path.exists():
             road.say(f"{name} answers the {kind} prompts")
             sampling = Sampling(max_new_tokens=road.plan.max_tokens, seed=road.plan.seed + 1)
             sample_file(model, prompts, path, sampling, road.machine)
-        asked = {p.id: p.prompt for p in read_prompts(prompts)}
+        asked = {p.id: p for p in read_prompts(prompts)}
         lines = list(read_jsonl(path))
         who = lines[0]["model"]
-        found[kind] = tuple(
-            Answered(
-                id=line["id"], prompt=asked[line["id"]], answer=line["answer"], truncated=line["finish"] == "length"
-            )
-            for line in lines
-        )
-    return Answering(name=name, source=model, identity=who, harm=found["harm"], help=found["help"])
+        found[kind] = tuple(_answered(line, asked[line["id"]]) for line in lines)
+    return Answering(name=name, source=model, identity=who, **found)
+
+
+def _answered(line: Mapping[str, Any], row: Prompt) -> Answered:
+    cut = line["finish"] == "length"
+    return Answered(id=row.id, prompt=row.prompt, answer=line["answer"], meta=row.meta, truncated=cut)
 
 
 def _warnings(quality: Interval | None, labelled: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[str]:

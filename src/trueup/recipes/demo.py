@@ -36,6 +36,7 @@ MODEL = "bundled:smollm2-135m-instruct"
 RULE = "trueup.recipes.demo:plain_and_short"
 DATA = files("trueup") / "demo"
 NEW_TOKENS = 80
+MARGIN = 0.25  # scores of a pair differ by more than this
 BOILERPLATE = re.compile(r"as an ai|i'm sorry|i apologize|certainly!|great question", re.IGNORECASE)
 LIST_ITEM = re.compile(r"^\s*(\d+[.)]|[-*•])\s", re.MULTILINE)
 
@@ -157,7 +158,7 @@ def demo(
     prompts = held_out_prompts()
     source = Source(model, Sampling(n=4, max_new_tokens=NEW_TOKENS, top_p=0.95, seed=0))
     pairs = make_pairs(
-        [source], str(DATA / "prompts.jsonl"), out / "pairs.jsonl", Rule(RULE), Pairing(min_margin=0.25),
+        [source], str(DATA / "prompts.jsonl"), out / "pairs.jsonl", Rule(RULE), Pairing(min_margin=MARGIN),
         machine_named(), tell=tell,
     )  # fmt: skip
     before = answers_of(model, prompts)

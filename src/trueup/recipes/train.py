@@ -256,5 +256,6 @@ def _publish(
         reference=str(job.identity["reference"]),
         results=results,
         steps=progress.loop.step,
+        notes=tuple(f"The data were made under the constitution {c} (sha256)." for c in prepared.report.constitutions),
     )
     save_result(policy.model, prepared.tokenizer, folder.model, card=lambda path: write_card(path, info))
