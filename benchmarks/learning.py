@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from scipy.stats import t as student
 
 HERE = Path(__file__).resolve().parent
 RUNS = HERE / "results" / "learning"
@@ -55,7 +56,54 @@ def sentiment(found: dict[str, list[dict[str, Any]]]) -> list[str]:
                 f"{1.96 * after['gold_se']:.2f} | {run['before']['proxy']:.2f}, {after['proxy']:.2f} | {after['kl']:.1f} | "
                 f"{run['distinct_2_share']:.2f} | {run['seconds'] / 60:.1f} | {where(run)} |"
             )
-    return [*lines, ""]
+    return [*lines, "", *rounds(found), *bound(found)]
+
+
+def gains(seeds: list[dict[str, Any]]) -> np.ndarray:
+    """Gold gain of each seed, in standard deviations of the base model's score."""
+    return np.array([r["gold_gain_in_base_deviations"] for r in seeds])
+
+
+def rounds(found: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Whether three rounds beat one on the same samples; by seed, because a seed's runs share their openings."""
+    if not ("iterative-dpo" in found and "offline-dpo" in found):
+        return []
+    pairs = list(zip(found["iterative-dpo"], found["offline-dpo"], strict=False))
+    three, one = gains([a for a, _ in pairs]), gains([b for _, b in pairs])
+    d = three - one
+    half = float(student.ppf(0.975, len(d) - 1) * d.std(ddof=1) / len(d) ** 0.5) if len(d) > 1 else float("inf")
+    verdict = "beats" if d.mean() > half else "does not measurably beat"
+    kl = [r["after"]["kl"] for r, _ in pairs]
+    why = (
+        f" Why: the policy moved by {min(kl):.1f} to {max(kl):.1f} nats in all, so that answers of the second and third round "
+        f"are hardly others than those of the first; there is little distribution shift for fresh samples to mend."
+    )
+    return [
+        f"Three rounds against one, on the same budget of answers: {three.mean():+.2f} against {one.mean():+.2f} deviations, "
+        f"difference {d.mean():+.3f} ± {half:.3f} (95 %, Student over {len(d)} seeds). Iterative DPO **{verdict}** a single "
+        f"offline round here.{'' if d.mean() > half else why}\n"
+    ]
+
+
+def bound(found: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """What stands between PPO and the gain that was wanted, if it was not reached."""
+    path = HERE / "results" / "reward_limit.json"
+    if "ppo" not in found or gains(found["ppo"]).min() >= GAIN or not path.exists():
+        return []
+    limit = json.loads(path.read_text())
+    last = limit["points"][-1]
+    longer = json.loads((HERE / "results" / "ppo-longer.json").read_text())
+    steps = longer["settings"]["train"]["max_steps"]
+    return [
+        f"**PPO's gain of {GAIN:g} deviation is not reached**, and this reward model is the limit. Among {limit['answers']} "
+        f"answers of the base model to one opening its score and VADER's correlate by {limit['correlation']:.2f}. Choosing the "
+        f"best of {last['n']} by it ({last['kl']:.2f} nats) gains {last['gold']:+.2f} ± {1.96 * last['gold_se']:.2f} deviations "
+        f"of gold, and {last['proxy']:+.2f} of its own score; choosing by VADER itself, {last['ceiling']:+.2f}. Grown with the "
+        f"square root of the KL, as best-of-n and RL both do (Gao et al. 2022), that is {limit['at_10_nats']:+.2f} at "
+        f"{KL:g} nats (`benchmarks/reward_limit.py`). {steps} steps at a rate of {longer['settings']['train']['lr']:g}, on other "
+        f"openings and another seed, raised the proxy to {longer['after']['proxy']:.2f} and gold by no more than "
+        f"{longer['gold_gain_in_base_deviations']:+.2f}. What would help is a reward model whose data says what VADER measures.\n"
+    ]
 
 
 def arithmetic(found: dict[str, list[dict[str, Any]]]) -> list[str]:

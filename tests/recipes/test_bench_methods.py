@@ -6,6 +6,12 @@ import fcntl
 import json
 import math
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +105,37 @@ def test_the_figures_are_those_of_the_answers(whole: tuple[Path, BenchTask, dict
 def beyond(answer: str) -> int:
     """Words outside the window of exactly one word."""
     return abs(len(answer.split()) - 1)
+
+
+def test_a_killed_bench_leaves_no_process_behind(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    task = asdict(task_of(tiny, tmp_path, methods=("sft",), seeds=(0,)))
+    script = (
+        f"import json; from pathlib import Path; from trueup.recipes.bench_methods import *\n"
+        f"bench(BenchTask(**json.loads({json.dumps(json.dumps(task))})), Path({str(out)!r}))"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL) as process:
+        until(lambda: any(out.glob("*/job.json")))
+        process.send_signal(signal.SIGKILL)
+    (job,) = out.glob("*/job.json")
+    with (out / ".lock").open("w") as lock:  # the job's process holds it as long as it lives
+        until(lambda: free(lock.fileno()))
+    assert not (job.parent / "result.json").exists()  # it was ended, not waited for
+
+
+def until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def free(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def test_the_same_command_makes_only_what_is_missing(whole: tuple[Path, BenchTask, dict[str, Any]]) -> None:

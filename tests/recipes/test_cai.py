@@ -8,7 +8,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ import pytest
 from injections import filled, injections
 from scripted import Script, slots, tokens
 from trueup.cli.main import run
-from trueup.errors import DataError, RunError
+from trueup.errors import DataError, ModelError, RunError
 from trueup.feedback.constitution import validated
-from trueup.feedback.speaker import Failure, Question, Reply
+from trueup.feedback.speaker import Failure, Question, Reply, Speaker
 from trueup.recipes.cai_audit import explain, rebuild
 from trueup.recipes.cai_label import Labelling, label
 from trueup.recipes.cai_log import rows_of
@@ -274,7 +274,7 @@ def test_another_constitution_is_refused_with_the_difference(tmp_path: Path) -> 
     other = {**TREE, "principles": [{**TREE["principles"][0], "statement": "SAFE too"}, *TREE["principles"][1:]]}
     with pytest.raises(RunError, match=r'another constitution.*\n.*safe.statement: "SAFE" -> "SAFE too"'):
         labels(other, judge_of(WORTH), tmp_path, Labelling())
-    with pytest.raises(RunError, match="another value of settings"):
+    with pytest.raises(RunError, match="was begun with decide all, now one"):
         labels(TREE, judge_of(WORTH), tmp_path, Labelling(decide="one"))
 
 
@@ -364,11 +364,32 @@ def test_one_command_from_prompts_to_a_model_and_on_after_a_stop(tiny: Path, tmp
     assert run_cai(plan, out, lambda: nullcontext(script)) == report
     assert len(script.asked) == calls and {p: p.read_bytes() for p in files} == files
     assert set(rebuild(out, tmp_path / "again").values()) == {True}
-    with pytest.raises(RunError, match="another value of plan"):
+    with pytest.raises(RunError, match=r"plan.json: was begun with seed 0, now 1; put it back"):
         run_cai(replace(plan, seed=1), out, lambda: nullcontext(script))
     (tmp_path / "tree.yaml").write_text(json.dumps({**TREE, "name": "other"}))
     with pytest.raises(RunError, match="another constitution"):
         run_cai(plan, out, lambda: nullcontext(script))
+
+
+def test_a_folder_in_which_nothing_has_cost_anything_is_begun_anew(tiny: Path, tmp_path: Path) -> None:
+    out, plan = tmp_path / "run", CaiPlan(model=str(tiny), prompts=str(tmp_path / "prompts.jsonl"))
+    (tmp_path / "prompts.jsonl").write_text('{"id": "a", "prompt": "danger"}\n')
+
+    def refused() -> AbstractContextManager[Speaker]:
+        raise ModelError("the feedback model is not there")
+
+    with pytest.raises(ModelError):
+        run_cai(plan, out, refused)
+    kept = (out / "plan.json").read_bytes()
+    with pytest.raises(ModelError):
+        run_cai(replace(plan, seed=5), out, refused)
+    assert (out / "plan.json").read_bytes() != kept and json.loads((out / "plan.json").read_bytes())["plan"][
+        "seed"
+    ] == 5
+    (out / "mine.txt").write_text("kept")
+    (out / "plan.json").unlink()
+    with pytest.raises(RunError, match="is not empty and holds no run of cai"):
+        run_cai(plan, out, refused)
 
 
 @pytest.mark.parametrize(
@@ -376,7 +397,7 @@ def test_one_command_from_prompts_to_a_model_and_on_after_a_stop(tiny: Path, tmp
     [(["run", "--route", "sft"], "none of dpo, rlhf"), (["run", "--answers", "1"], "--answers 2"),
      (["run", "--constitution", "nowhere.yaml"], "nowhere.yaml"), (["run", "--helpful", "no.jsonl"], "no such file"),
      (["run", "--feedback-server", "http://127.0.0.1:9"], "--feedback: missing"),
-     (["run", "--feedback-key-env", "KEY"], "has no effect")],
+     (["run", "--feedback-key-env", "KEY"], "has no effect"), (["run"], "nowhere: no such folder")],
 )  # fmt: skip
 def test_wrong_words(words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["cai", *words, "--model", "nowhere", "--out", str(tmp_path / "o")]) == 2

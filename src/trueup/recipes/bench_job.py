@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,6 +44,7 @@ from trueup.runs.folder import read_run, write_json
 from trueup.runs.metrics import read_jsonl
 
 INTERRUPTED = 130
+ATTACHED = "--attached"
 STATUS = Path("/proc/self/status")
 
 
@@ -194,11 +197,16 @@ def run_apart(job: Mapping[str, Any], folder: Path, lock: int) -> str | None:
         remove_tree(folder)
     folder.mkdir()
     write_json(folder / "job.json", job)
-    with (folder / "log.txt").open("wb") as log:
-        done = subprocess.run(
-            [sys.executable, "-m", "trueup.recipes.bench_job", str(folder)],
-            stdout=log, stderr=log, stdin=subprocess.DEVNULL, pass_fds=(lock,), check=False,
-        )  # fmt: skip
+    listen, hold = os.pipe()  # the process ends when this one, which holds the other end, is gone
+    try:
+        with (folder / "log.txt").open("wb") as log:
+            done = subprocess.run(
+                [sys.executable, "-m", "trueup.recipes.bench_job", str(folder), ATTACHED],
+                stdout=log, stderr=log, stdin=listen, pass_fds=(lock,), check=False,
+            )  # fmt: skip
+    finally:
+        os.close(listen)
+        os.close(hold)
     if done.returncode == 0 and (folder / "result.json").exists():
         return None
     if done.returncode == INTERRUPTED:
@@ -234,8 +242,21 @@ def work(folder: Path) -> int:
     return 0
 
 
+def _end_with_parent() -> None:
+    """Ends this process when the one that began it is gone, whatever became of it: nothing trains on unseen."""
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def main(words: Sequence[str]) -> int:
     """The command line; a failure is told in the last line on standard error."""
+    if ATTACHED in words[1:]:
+        _end_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         return work(Path(words[0]))

@@ -57,11 +57,16 @@ def differing(path: Path, kept: Mapping[str, Any], given: Mapping[str, Any]) -> 
         raise RunError("\n".join([head, *changes]))
     for name in sorted({*kept, *given}):
         if kept.get(name) != given.get(name):
-            before, now = (str(x.get(name))[:80] for x in (kept, given))
-            raise RunError(
-                f"{path}: was begun with another value of {name}: {before}, now {now}; put it back, "
-                "or name another folder"
-            )
+            told = _apart(name, kept.get(name), given.get(name))
+            raise RunError(f"{path}: was begun with {told}; put it back, or name another folder")
+
+
+def _apart(name: str, before: Any, now: Any) -> str:
+    """How two values differ; of mappings, the entries that do."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        apart = [k for k in {**before, **now} if before.get(k) != now.get(k)]
+        return "; ".join(_apart(str(k), before.get(k), now.get(k)) for k in apart)
+    return f"{name} {str(before)[:80]}, now {str(now)[:80]}"
 
 
 def given_of(path: Path) -> dict[str, Any]:

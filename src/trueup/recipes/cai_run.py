@@ -25,6 +25,7 @@ from trueup.feedback.judgement import Compared
 from trueup.feedback.local import LocalSpeaker
 from trueup.feedback.verdict import Rubric
 from trueup.models.sampling import Sampling
+from trueup.models.source import resolve
 from trueup.ops.stats import Interval, wilson
 from trueup.recipes.answers import open_sampler, read_prompts, sample_file
 from trueup.recipes.build import Machine, machine_named
@@ -44,6 +45,7 @@ from trueup.settings import load_config
 from trueup.types import Prompt
 
 DATA = files("trueup") / "cai"
+BEGINNING = ("prompts.jsonl", "plan.json")  # a folder with these alone has cost nothing and may be begun anew
 HHH = Rubric("The better answer is more helpful, more honest and more harmless.", "hhh")
 Say = Callable[[str], None]
 
@@ -125,6 +127,7 @@ def run_cai(
     """
     constitution = load_constitution(plan.constitution)
     prompts = rows_of(read_prompts(plan.prompts or str(DATA / "redteam.jsonl")))
+    resolve(plan.model)  # a model that is not there is told before a folder is made
     _begin(plan, constitution, prompts, out)
     road = _Road(plan, out, constitution, prompts, feedback, machine_named(), listeners, say)
     quality = _judge_quality(road)
@@ -143,18 +146,18 @@ def run_cai(
 
 
 def _begin(plan: CaiPlan, constitution: Constitution, prompts: Sequence[Mapping[str, Any]], out: Path) -> None:
-    """Makes the folder; compares, if it is there."""
+    """Makes the folder; compares, if a stage has begun in it."""
     kept = out / "plan.json"
     now = {"plan": asdict(plan), "constitution": told(constitution)}
-    if kept.exists():
-        before = json.loads(kept.read_text(encoding="utf-8"))
-        differing(kept, before, json.loads(json.dumps(now)))
+    if out.exists() and any(p.name not in BEGINNING for p in out.iterdir()):
+        if not kept.exists():
+            raise RunError(f"{out}: is not empty and holds no run of cai; name another folder")
+        differing(kept, json.loads(kept.read_text(encoding="utf-8")), json.loads(json.dumps(now)))
         return
-    if out.exists() and any(out.iterdir()):
-        raise RunError(f"{out}: is not empty and holds no run of cai; name another folder")
     out.mkdir(parents=True, exist_ok=True)
     mark = {"provenance": {"constitution": constitution.sha256}}  # so that PPO's card tells it too
-    write_rows(out / "prompts.jsonl", [{"id": p["id"], "prompt": p["prompt"], **p["meta"], **mark} for p in prompts])
+    rows = [{"id": p["id"], "prompt": p["prompt"], **p["meta"], **mark} for p in prompts]
+    write_rows(out / "prompts.jsonl", rows, overwrite=True)
     write_json(kept, now)
 
 
