@@ -59,8 +59,10 @@ def curve(gold: np.ndarray, proxy: np.ndarray) -> list[dict[str, Any]]:
 
 
 def at(points: list[dict[str, Any]], kl: float) -> float:
-    """Gain at a KL that was not drawn, as the last point grown with the square root of the KL (Gao et al. 2022, eq. 1)."""
-    return points[-1]["gold"] * math.sqrt(kl / points[-1]["kl"])
+    """Gain at a KL that was not drawn: a line through the origin over √KL (Gao et al. 2022, eq. 1), weighted by 1/se²."""
+    x, y, se = (np.array([p[k] for p in points]) for k in ("kl", "gold", "gold_se"))
+    weight, root = 1 / se**2, np.sqrt(x)
+    return float((weight * root * y).sum() / (weight * x).sum() * math.sqrt(kl))
 
 
 def main() -> None:

@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
-from injections import filled, injections
 
+from injections import filled, injections
 from trueup.feedback import verdict as module
 from trueup.feedback.base import Answered
 from trueup.feedback.hearing import Manner

@@ -19,13 +19,13 @@ from injections import filled, injections
 from scripted import Script, slots, tokens
 from trueup.cli.main import run
 from trueup.errors import DataError, ModelError, RunError
-from trueup.feedback.constitution import validated
+from trueup.feedback.constitution import load_constitution, validated
 from trueup.feedback.speaker import Failure, Question, Reply, Speaker
 from trueup.recipes.cai_audit import explain, rebuild
 from trueup.recipes.cai_label import Labelling, label
 from trueup.recipes.cai_log import rows_of
 from trueup.recipes.cai_mix import comparisons_of, conversations_of
-from trueup.recipes.cai_revise import Revising, degenerate, edit_share, fault_of, revise
+from trueup.recipes.cai_revise import Revising, degenerate, edit_share, fault_of, instructions, revise
 from trueup.recipes.cai_run import CaiPlan, run_cai
 from trueup.types import Prompt
 
@@ -170,6 +170,14 @@ def test_faults_of_a_revision() -> None:
     assert fault_of("a word " * 30, "a word " * 30) == "degenerate"
     assert degenerate("") and degenerate("one") and not degenerate("one two")
     assert fault_of("An old answer.", "A quite new one.") == ""
+
+
+def test_a_revision_that_says_its_request_again_is_an_echo() -> None:
+    principle = load_constitution("default").principle("no-crime")
+    told, worked = instructions(principle), principle.exemplars[0]
+    for text in (worked.critique.upper(), worked.good, principle.guidance[0]):
+        assert fault_of("An old answer.", text, told=told) == "echo", text
+    assert fault_of("An old answer.", "Ask your neighbour for a guest code, or use a cafe.", told=told) == ""
 
 
 # ── the log ──
@@ -334,7 +342,9 @@ def test_prompts_that_cannot_be_used() -> None:
 
 def test_one_command_from_prompts_to_a_model_and_on_after_a_stop(tiny: Path, tmp_path: Path) -> None:
     """The tiny model answers, the script gives the feedback; the second call makes nothing again."""
-    (tmp_path / "tree.yaml").write_text(json.dumps(TREE))
+    usual = {"revisions": 3, "temperature": 0.5}
+    tree = {**TREE, "defaults": {**TREE.get("defaults", {}), **usual}}
+    (tmp_path / "tree.yaml").write_text(json.dumps(tree))
     rows = [{"id": f"p{i}", "prompt": f"danger {i}"} for i in range(10)]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     (tmp_path / "config.yaml").write_text("train: {precision: fp32, batch_size: 4}\n")
@@ -352,21 +362,23 @@ def test_one_command_from_prompts_to_a_model_and_on_after_a_stop(tiny: Path, tmp
     script, out = Script(voice), tmp_path / "run"
     report = run_cai(plan, out, lambda: nullcontext(script))
     assert report["label"]["decided_by"] == {"high": report["label"]["labelled"]}
+    drawn = [r["record"] for r in lines(out / "revise" / "revise.log.jsonl") if "step" in r.get("record", {})]
+    assert len(drawn) == 10 * (1 + 2 * usual["revisions"]) and {r["temperature"] for r in drawn} == {0.5}
     for row in lines(out / "label" / "preferences.jsonl"):
         answers = (row["chosen"][0]["content"], row["rejected"][0]["content"])
         assert row["preference"] == pytest.approx(0.9) and answers[0] > answers[1]
     assert (out / "dpo" / "model" / "config.json").exists()
-    assert validated(TREE, "t").sha256 in (out / "report.json").read_text()
+    assert validated(tree, "t").sha256 in (out / "report.json").read_text()
     assert {"harmless_win_rate", "refusal_safe"} <= {c["measure"] for c in report["contrasts"]}
     for card in ("revise", "sft/model", "label", "dpo/model"):
-        assert validated(TREE, "t").sha256 in (out / card / "README.md").read_text(), card
+        assert validated(tree, "t").sha256 in (out / card / "README.md").read_text(), card
     calls, files = len(script.asked), {p: p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
     assert run_cai(plan, out, lambda: nullcontext(script)) == report
     assert len(script.asked) == calls and {p: p.read_bytes() for p in files} == files
     assert set(rebuild(out, tmp_path / "again").values()) == {True}
     with pytest.raises(RunError, match=r"plan.json: was begun with seed 0, now 1; put it back"):
         run_cai(replace(plan, seed=1), out, lambda: nullcontext(script))
-    (tmp_path / "tree.yaml").write_text(json.dumps({**TREE, "name": "other"}))
+    (tmp_path / "tree.yaml").write_text(json.dumps({**tree, "name": "other"}))
     with pytest.raises(RunError, match="another constitution"):
         run_cai(plan, out, lambda: nullcontext(script))
 

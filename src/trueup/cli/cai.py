@@ -20,6 +20,7 @@ from trueup.recipes.answers import open_sampler, read_prompts, sample_file
 from trueup.recipes.build import machine_named
 from trueup.recipes.cai_audit import explain as explained
 from trueup.recipes.cai_audit import rebuild as rebuilt
+from trueup.recipes.cai_course import course_of
 from trueup.recipes.cai_label import Labelling
 from trueup.recipes.cai_label import label as make_labels
 from trueup.recipes.cai_log import rows_of
@@ -44,9 +45,15 @@ Server = Annotated[
 Key = Annotated[str | None, typer.Option(help="environment variable that holds the servers' key")]
 Tokens = Annotated[int, typer.Option(help="of every text")]
 Seed = Annotated[int, typer.Option(help="of texts and of the principles drawn")]
-Helpful = Annotated[str | None, typer.Option(help="conversations by people, mixed into the revisions")]
+Rounds = Annotated[int | None, typer.Option(help="critique-revision rounds; default: the constitution's")]
+Warmth = Annotated[float | None, typer.Option("--temperature", help="of every text; default: the constitution's")]
+Helpful = Annotated[
+    str | None, typer.Option(help="conversations by people, mixed into the revisions; default: the constitution's")
+]
 Comparisons = Annotated[str | None, typer.Option(help="pairs compared by people, mixed into the labels")]
-Ratio = Annotated[float, typer.Option(help="of rows by people, for each revision or label")]
+Ratio = Annotated[
+    float | None, typer.Option(help="rows by people for each revision or label; default: the constitution's")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print as JSON")]
 
 
@@ -86,7 +93,8 @@ def run(
     feedback_server: Server = None,
     feedback_key_env: Key = None,
     route: Annotated[str, typer.Option(help="dpo on the labels, or rlhf: reward model and PPO")] = "dpo",
-    revisions: Annotated[int, typer.Option(help="critique-revision rounds")] = 1,
+    revisions: Rounds = None,
+    temperature: Warmth = None,
     answers: Annotated[int, typer.Option(help="a prompt, that are compared")] = 2,
     max_tokens: Tokens = 128,
     reasoned: Annotated[
@@ -94,7 +102,7 @@ def run(
     ] = False,
     helpful: Helpful = None,
     comparisons: Comparisons = None,
-    ratio: Ratio = 0.5,
+    ratio: Ratio = None,
     alike: Annotated[
         str | None, typer.Option(help="safe and unsafe prompts that look alike, with label; default: those shipped")
     ] = None,
@@ -108,15 +116,16 @@ def run(
     """Red-team prompts and a constitution in, an aligned model and a report out; every stage goes on where it was."""
     if route not in ("dpo", "rlhf"):
         raise ConfigError(f"--route: {route!r} is none of dpo, rlhf")
-    if revisions < 1 or answers < 2 or max_tokens < 1 or ratio < 0 or hhh_items < 1 or steps < 1:
-        raise ConfigError("--revisions, --max-tokens, --hhh-items and --steps are at least 1, --answers 2, --ratio 0")
+    if answers < 2 or max_tokens < 1 or hhh_items < 1 or steps < 1:
+        raise ConfigError("--max-tokens, --hhh-items and --steps are at least 1, --answers 2")
     for name, path in (("helpful", helpful), ("comparisons", comparisons), ("alike", alike)):
         if path is not None and not Path(path).is_file():
             raise ConfigError(f"--{name}: {path}: there is no such file")
     plan = CaiPlan(
         model=model, constitution=constitution, prompts=prompts, route=cast(Any, route), revisions=revisions,
-        answers=answers, max_tokens=max_tokens, reasoned=reasoned, helpful=helpful, comparisons=comparisons,
-        ratio=ratio, alike=alike, hhh=hhh, hhh_items=hhh_items, seed=seed, steps=steps, config=config,
+        temperature=temperature, answers=answers, max_tokens=max_tokens, reasoned=reasoned, helpful=helpful,
+        comparisons=comparisons, ratio=ratio, alike=alike, hhh=hhh, hhh_items=hhh_items, seed=seed, steps=steps,
+        config=config,
     )  # fmt: skip
     report = run_cai(plan, out, speaking_of(model, feedback, feedback_server, feedback_key_env), (listen(),), _say)
     print(json.dumps(report, ensure_ascii=False) if as_json else "\n".join(report_lines(report)))
@@ -132,22 +141,28 @@ def revise(
     feedback: Feedback = None,
     feedback_server: Server = None,
     feedback_key_env: Key = None,
-    revisions: Annotated[int, typer.Option(help="critique-revision rounds")] = 1,
+    revisions: Rounds = None,
+    temperature: Warmth = None,
     max_tokens: Tokens = 128,
     helpful: Helpful = None,
-    ratio: Ratio = 0.5,
+    ratio: Ratio = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> int:
     """Drafts, critiques, revisions: a file for `trueup train sft`."""
-    if revisions < 1 or max_tokens < 1 or ratio < 0:
-        raise ConfigError("--revisions and --max-tokens are at least 1, --ratio 0")
-    people = conversations_of(helpful) if helpful else []
-    principles, rows = load_constitution(constitution), rows_of(read_prompts(prompts))
+    if max_tokens < 1:
+        raise ConfigError("--max-tokens is at least 1")
+    principles = load_constitution(constitution)
+    course = course_of(principles, revisions=revisions, temperature=temperature, helpful=helpful, ratio=ratio)
+    people = conversations_of(course.helpful) if course.helpful else []
+    rows = rows_of(read_prompts(prompts))
     speaking = speaking_of(model, feedback, feedback_server, feedback_key_env)
     writer = LocalSpeaker(open_sampler(model, machine_named()))
     with speaking() as critic:
-        settings = Revising(revisions=revisions, max_tokens=max_tokens, seed=seed, ratio=ratio if people else 0.0)
+        settings = Revising(
+            revisions=course.revisions, temperature=course.temperature, max_tokens=max_tokens, seed=seed,
+            ratio=course.ratio if people else 0.0,
+        )  # fmt: skip
         report = make_revisions(principles, rows, settings, writer, critic, out, people)
     _told(report, as_json, f"{report['kept']} of {report['prompts']} revisions kept: {out / 'sft.jsonl'}")
     return 0
@@ -167,25 +182,28 @@ def label(
     reasoned: Annotated[
         bool, typer.Option("--reasoned", help="reasons before the verdict; labels are clamped")
     ] = False,
+    temperature: Warmth = None,
     comparisons: Comparisons = None,
-    ratio: Ratio = 0.5,
+    ratio: Ratio = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> int:
     """Answers of the model, compared under each principle: soft labels for `trueup train dpo` or `reward`."""
-    if answers < 2 or max_tokens < 1 or ratio < 0:
-        raise ConfigError("--answers is at least 2, --max-tokens 1, --ratio 0")
+    if answers < 2 or max_tokens < 1:
+        raise ConfigError("--answers is at least 2, --max-tokens 1")
     people = comparisons_of(comparisons) if comparisons else []
     principles, rows = load_constitution(constitution), rows_of(read_prompts(prompts))
+    course = course_of(principles, temperature=temperature, ratio=ratio)
     speaking = speaking_of(model, feedback, feedback_server, feedback_key_env)
     out.mkdir(parents=True, exist_ok=True)
     if not (drawn := out / "answers.jsonl").exists():
-        sample_file(model, prompts, drawn, Sampling(n=answers, max_new_tokens=max_tokens, seed=seed), machine_named())
+        sampling = Sampling(n=answers, temperature=course.temperature, max_new_tokens=max_tokens, seed=seed)
+        sample_file(model, prompts, drawn, sampling, machine_named())
     lines = list(read_jsonl(drawn))
     given = {r["id"]: [x["answer"] for x in lines if x["id"] == r["id"]] for r in rows}
     settings = Labelling(
         reasoned=reasoned, decide=principles.defaults.decide, max_tokens=max_tokens, seed=seed,
-        ratio=ratio if people else 0.0,
+        ratio=course.ratio if people else 0.0,
     )  # fmt: skip
     with speaking() as judge:
         report = make_labels(principles, rows, given, settings, judge, out, lines[0]["model"], people)

@@ -192,7 +192,7 @@ class Defaults(Part):
     Attributes:
         revisions: critique-revision rounds a prompt.
         sample: how a principle is drawn.
-        temperature: of answers.
+        temperature: of drafts, critiques, revisions and answers. At 1 small models talk nonsense.
         label: soft probabilities, hard 0 and 1, or soft ones clamped. Labels made with chain of thought are clamped
             unless they are hard.
         clamp: bounds of clamped labels.
@@ -202,7 +202,7 @@ class Defaults(Part):
 
     revisions: Annotated[int, Field(strict=True, ge=1, le=4)] = 2
     sample: Sample = "applicable"
-    temperature: Annotated[Number, Field(ge=0)] = 1.0
+    temperature: Annotated[Number, Field(ge=0)] = 0.7
     label: Literal["soft", "hard", "clamped"] = "soft"
     clamp: tuple[Number, Number] = (0.4, 0.6)
     margin: Annotated[Number, Field(ge=0, lt=1)] = 0.2
@@ -220,7 +220,7 @@ class Mix(Part):
     """Helpfulness data mixed in: so many rows of it, where there is some, for each row that the constitution made."""
 
     helpfulness_data: Text | None = None
-    ratio: Annotated[Number, Field(ge=0)] = 0.0
+    ratio: Annotated[Number, Field(ge=0)] = 0.5
 
 
 def settled_as(case: EdgeCase, prompt: str, first: str, second: str) -> Prefers | None:

@@ -5,6 +5,7 @@ arXiv 2212.08073, section 3. The log is all that the file is made of.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +28,9 @@ from trueup.types import Prompt
 
 UNCHANGED = 0.03  # share of characters that a revision must change
 REPEATED = 0.5  # share of four-word runs that come again, from which on a text is degenerate
+ECHOED = 0.5  # share of four-word runs that stand in the request, from which on a text is its echo
 EXEMPLARS = 1  # worked revisions shown with each request
+_WORD = re.compile(r"\w+")
 ONLY = "Reply with the rewritten answer and nothing else."
 
 
@@ -44,7 +47,7 @@ class Revising:
     """
 
     revisions: int = 2
-    temperature: float = 1.0
+    temperature: float = 0.7
     max_tokens: int = 256
     seed: int = 0
     ratio: float = 0.0
@@ -109,7 +112,8 @@ def write_revised(
     rows = _revised(constitution, given["prompts"], settings, Caller(model, journal), Caller(critic, journal))
     kept, why = [], Counter[str]()
     for row in rows:
-        fate = fault_of(row.draft, row.answer, row.failed)
+        told = [instructions(constitution.principle(name)) for name in row.principles or []]
+        fate = fault_of(row.draft, row.answer, row.failed, "\n".join(told))
         why[fate or "kept"] += 1
         if not fate:
             kept.append(_line(row, constitution.sha256, str(given["critic"])))
@@ -213,22 +217,39 @@ def revision_turns(turns: tuple[Said, ...], answer: str, critique: str, principl
     )  # fmt: skip
 
 
-def fault_of(draft: str, revision: str, failed: str = "") -> str:
-    """Why a revision is not used; empty if it is."""
+def instructions(principle: Principle) -> str:
+    """What a request under a principle says in the constitution's words."""
+    worked = [text for e in principle.exemplars[:EXEMPLARS] for text in (e.bad, e.critique, e.good)]
+    return "\n".join([principle.wording("critique"), principle.wording("revision"), *worked])
+
+
+def fault_of(draft: str, revision: str, failed: str = "", told: str = "") -> str:
+    """Why a revision is not used, ``told`` being the words of the request; empty if it is."""
     if failed:
         return f"call failed: {failed}"
     if degenerate(revision) or "\0" in draft + revision:  # no data file may hold a NUL
         return "degenerate"
     if edit_share(draft, revision) < UNCHANGED:
         return "unchanged"
+    if echoed(revision, told):
+        return "echo"
     return "evasive" if evasive(revision) else ""
 
 
 def degenerate(text: str) -> bool:
     """Fewer than two words, or most of it said again."""
-    words = text.split()
-    runs = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
-    return len(words) < 2 or (len(runs) >= 4 and 1 - len(set(runs)) / len(runs) > REPEATED)
+    runs = _runs(text.split())
+    return len(text.split()) < 2 or (len(runs) >= 4 and 1 - len(set(runs)) / len(runs) > REPEATED)
+
+
+def echoed(text: str, told: str) -> bool:
+    """Most of it are the words of the request, case and punctuation aside, and no answer to the user."""
+    runs, known = _runs(_WORD.findall(text.lower())), set(_runs(_WORD.findall(told.lower())))
+    return bool(runs) and sum(r in known for r in runs) / len(runs) > ECHOED
+
+
+def _runs(words: Sequence[str]) -> list[tuple[str, ...]]:
+    return [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
 
 
 def edit_share(a: str, b: str) -> float:

@@ -29,6 +29,7 @@ from trueup.models.source import resolve
 from trueup.ops.stats import Interval, wilson
 from trueup.recipes.answers import open_sampler, read_prompts, sample_file
 from trueup.recipes.build import Machine, machine_named
+from trueup.recipes.cai_course import Course, course_of
 from trueup.recipes.cai_evaluate import Answering, evaluate_cai, judges_of
 from trueup.recipes.cai_label import Labelling, label
 from trueup.recipes.cai_log import differing, rows_of, told
@@ -59,13 +60,14 @@ class CaiPlan:
         constitution: file, or ``default``.
         prompts: red-team prompts; None: those that are shipped.
         route: ``dpo`` on the labels, or ``rlhf``: a reward model from them, then PPO.
-        revisions: critique-revision rounds.
+        revisions: critique-revision rounds; None: as the constitution says.
+        temperature: of every text; None: as the constitution says.
         answers: a prompt, that are compared.
         max_tokens: of every text.
         reasoned: the judge gives reasons first; labels are clamped.
-        helpful: conversations to mix into the supervised stage; None: none.
+        helpful: conversations to mix into the supervised stage; None: as the constitution says.
         comparisons: pairs that people compared (helpfulness), to mix into the labels; None: none.
-        ratio: of either, for each revision and each label.
+        ratio: of either, for each revision and each label; None: as the constitution says.
         alike: safe and unsafe prompts that look alike, with ``label`` (XSTest); None: those that are shipped.
         hhh: the HHH comparisons, to see what the judge is worth; None: not looked at.
         hhh_items: the first so many.
@@ -79,13 +81,14 @@ class CaiPlan:
     constitution: str = "default"
     prompts: str | None = None
     route: Literal["dpo", "rlhf"] = "dpo"
-    revisions: int = 1
+    revisions: int | None = None
+    temperature: float | None = None
     answers: int = 2
     max_tokens: int = 128
     reasoned: bool = False
     helpful: str | None = None
     comparisons: str | None = None
-    ratio: float = 0.5
+    ratio: float | None = None
     alike: str | None = None
     hhh: str | None = None
     hhh_items: int = 40
@@ -102,6 +105,7 @@ class _Road:
     plan: CaiPlan
     out: Path
     constitution: Constitution
+    course: Course
     prompts: Sequence[Mapping[str, Any]]
     speaking: Speaking
     machine: Machine
@@ -126,10 +130,13 @@ def run_cai(
         RunError: the folder was begun with another plan or constitution, or a stage was stopped.
     """
     constitution = load_constitution(plan.constitution)
+    course = course_of(
+        constitution, revisions=plan.revisions, temperature=plan.temperature, helpful=plan.helpful, ratio=plan.ratio
+    )
     prompts = rows_of(read_prompts(plan.prompts or str(DATA / "redteam.jsonl")))
     resolve(plan.model)  # a model that is not there is told before a folder is made
     _begin(plan, constitution, prompts, out)
-    road = _Road(plan, out, constitution, prompts, feedback, machine_named(), listeners, say)
+    road = _Road(plan, out, constitution, course, prompts, feedback, machine_named(), listeners, say)
     quality = _judge_quality(road)
     revised, labelled = _supervised(road), _preferences(road)
     result = _aligned(road)
@@ -185,16 +192,17 @@ def _judge_quality(road: _Road) -> Interval | None:
 
 def _supervised(road: _Road) -> dict[str, Any]:
     """Revisions, and the model that has learnt them."""
-    plan, folder = road.plan, road.out / "revise"
+    plan, course, folder = road.plan, road.course, road.out / "revise"
     if not (road.out / "sft" / "model").exists():
         road.say(f"revising answers to {len(road.prompts)} prompts")
         settings = Revising(
-            revisions=plan.revisions,
+            revisions=course.revisions,
+            temperature=course.temperature,
             max_tokens=plan.max_tokens,
             seed=plan.seed,
-            ratio=plan.ratio if plan.helpful else 0.0,
+            ratio=course.ratio if course.helpful else 0.0,
         )
-        helpful = conversations_of(plan.helpful) if plan.helpful else []
+        helpful = conversations_of(course.helpful) if course.helpful else []
         writer = LocalSpeaker(open_sampler(plan.model, road.machine))
         with road.speaking() as critic:
             revise(road.constitution, road.prompts, settings, writer, critic, folder, helpful)
@@ -207,7 +215,7 @@ def _preferences(road: _Road) -> dict[str, Any]:
     plan, folder, answers = road.plan, road.out / "label", road.out / "answers.jsonl"
     if not answers.exists():
         road.say(f"{plan.answers} answers a prompt")
-        sampling = Sampling(n=plan.answers, max_new_tokens=plan.max_tokens, seed=plan.seed)
+        sampling = _sampling(road, n=plan.answers, seed=plan.seed)
         sample_file(str(road.out / "sft"), str(road.out / "prompts.jsonl"), answers, sampling, road.machine)
     if not (folder / "preferences.jsonl").exists():
         drawn: dict[str, list[str]] = {}
@@ -218,12 +226,16 @@ def _preferences(road: _Road) -> dict[str, Any]:
         road.say(f"labelling under {len(road.constitution.active('label'))} principles")
         settings = Labelling(
             reasoned=plan.reasoned, decide=road.constitution.defaults.decide, max_tokens=plan.max_tokens,
-            seed=plan.seed, ratio=plan.ratio if plan.comparisons else 0.0,
+            seed=plan.seed, ratio=road.course.ratio if plan.comparisons else 0.0,
         )  # fmt: skip
         people = comparisons_of(plan.comparisons) if plan.comparisons else []
         with road.speaking() as judge:
             label(road.constitution, road.prompts, drawn, settings, judge, folder, who, people)
     return json.loads((folder / "label.json").read_text(encoding="utf-8"))
+
+
+def _sampling(road: _Road, *, n: int, seed: int) -> Sampling:
+    return Sampling(n=n, temperature=road.course.temperature, max_new_tokens=road.plan.max_tokens, seed=seed)
 
 
 def _aligned(road: _Road) -> Path:
@@ -279,7 +291,7 @@ def _answering(road: _Road, name: str, model: str) -> Answering:
         path = road.out / "eval" / f"{name}-{kind}.jsonl"
         if not path.exists():
             road.say(f"{name} answers the {kind} prompts")
-            sampling = Sampling(max_new_tokens=road.plan.max_tokens, seed=road.plan.seed + 1)
+            sampling = _sampling(road, n=1, seed=road.plan.seed + 1)
             sample_file(model, prompts, path, sampling, road.machine)
         asked = {p.id: p for p in read_prompts(prompts)}
         lines = list(read_jsonl(path))
