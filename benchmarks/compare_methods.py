@@ -1,7 +1,7 @@
 """Runs `trueup bench-methods` on the bundled model and keeps its figures, plots and table.
 
     python benchmarks/compare_methods.py --scratch FOLDER [-- further options of trueup bench-methods]
-    python benchmarks/compare_methods.py --page      # the page from the kept figures; nothing is run
+    python benchmarks/compare_methods.py --page      # page and plots from the kept figures; nothing is run
 
 Interrupted, the same command goes on. Writes benchmarks/results/methods.json, docs/images/methods-*.png and the table
 in docs/comparison.md.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 from run import machine
 
-from trueup.recipes.bench_table import markdown
+from trueup.recipes.bench_table import markdown, pictures
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "results" / "methods.json"
@@ -48,13 +47,17 @@ def measured(report: dict[str, Any]) -> str:
 def write_page(report: dict[str, Any]) -> None:
     before, rest = PAGE.read_text(encoding="utf-8").split(START)
     after = rest.split(END)[1]
+    IMAGES.mkdir(exist_ok=True)
+    drawn = pictures(report)
+    for name in PICTURES:
+        (IMAGES / f"methods-{name}.png").write_bytes(drawn[f"{name}.png"])
     PAGE.write_text(f"{before}{START}\n{measured(report)}\n{END}{after}", encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scratch", type=Path, help="folder for the runs")
-    parser.add_argument("--page", action="store_true", help="write the page from the kept figures alone")
+    parser.add_argument("--page", action="store_true", help="page and plots from the kept figures alone")
     parser.add_argument("more", nargs="*", help="after --: further options of trueup bench-methods")
     given = parser.parse_args()
     if given.page:
@@ -69,9 +72,6 @@ def main() -> None:
     del report["environment"]
     report = {"machine": machine(rates=False), **report}
     OUT.write_text(json.dumps(report, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    IMAGES.mkdir(exist_ok=True)
-    for name in PICTURES:
-        shutil.copyfile(given.scratch / f"{name}.png", IMAGES / f"methods-{name}.png")
     write_page(report)
 
 

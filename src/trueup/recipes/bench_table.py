@@ -356,9 +356,9 @@ def _draw_kl(picture: Picture, report: Mapping[str, Any]) -> None:
     for place, r in enumerate(report["methods"]):
         points.append((r["method"], r["kl"], r["scores"][scorer]["score"], tones[place % len(tones)]))
     for name, kl, figure, colour in points:
-        axes.errorbar(kl, figure["mean"], yerr=_error(figure), fmt="o", color=colour, markersize=5, elinewidth=1.2)
-        axes.annotate(name, (kl, figure["mean"]), xytext=(5, 4), textcoords="offset points", fontsize=8, color=INK)
-    axes.margins(x=0.12)  # names stand to the right of their points
+        axes.errorbar(kl, figure["mean"], yerr=_error(figure), fmt="o", color=colour, markersize=5, elinewidth=1.2,
+                      label=name)  # fmt: skip
+    axes.legend(fontsize=8, labelcolor=INK, frameon=False, handlelength=1)
     axes.set_xlabel("KL to the base, nats an answer", fontsize=8, color=INK)
     axes.set_ylabel("score", fontsize=8, color=INK)
     _styled(axes, "Score against KL")
