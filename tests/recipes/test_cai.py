@@ -18,7 +18,7 @@ import pytest
 from injections import filled, injections
 from scripted import Script, slots, tokens
 from trueup.cli.main import run
-from trueup.errors import DataError, ModelError, RunError
+from trueup.errors import ConfigError, DataError, ModelError, RunError
 from trueup.feedback.constitution import load_constitution, validated
 from trueup.feedback.speaker import Failure, Question, Reply, Speaker
 from trueup.recipes.cai_audit import explain, rebuild
@@ -414,4 +414,13 @@ def test_a_folder_in_which_nothing_has_cost_anything_is_begun_anew(tiny: Path, t
 def test_wrong_words(words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["cai", *words, "--model", "nowhere", "--out", str(tmp_path / "o")]) == 2
     assert said in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("route", ["dpo", "rlhf"])
+def test_settings_that_are_none_are_told_before_anything_is_paid(tiny: Path, tmp_path: Path, route: str) -> None:
+    (tmp_path / "config.yaml").write_text("train: {batch_sise: 4}\n")
+    plan = CaiPlan(model=str(tiny), config=str(tmp_path / "config.yaml"), route=route)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"config.yaml: train.batch_sise: unknown setting \(did you mean"):
+        run_cai(plan, tmp_path / "o", lambda: nullcontext(Script(writer)))
     assert not (tmp_path / "o").exists()

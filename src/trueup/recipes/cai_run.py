@@ -134,7 +134,11 @@ def run_cai(
         constitution, revisions=plan.revisions, temperature=plan.temperature, helpful=plan.helpful, ratio=plan.ratio
     )
     prompts = rows_of(read_prompts(plan.prompts or str(DATA / "redteam.jsonl")))
-    resolve(plan.model)  # a model that is not there is told before a folder is made
+    resolve(plan.model)  # a model that is not there, and settings that are not any, are told before a folder is made
+    for method in ("sft", "dpo") if plan.route == "dpo" else ("sft", "reward", "ppo"):
+        _config(
+            plan, method, plan.model, plan.prompts or "prompts.jsonl", {"reward": "reward"} if method == "ppo" else {}
+        )
     _begin(plan, constitution, prompts, out)
     road = _Road(plan, out, constitution, course, prompts, feedback, machine_named(), listeners, say)
     quality = _judge_quality(road)
@@ -254,15 +258,19 @@ def _train(road: _Road, method: str, model: str, data: Path, name: str, more: Ma
     folder = road.out / name
     if (folder / "model").exists():
         return folder
-    given = {"method": method, "model.path": model, "data.path": str(data), "train.seed": road.plan.seed,
-             "data.eval_fraction": 0.0, **(more or {})}  # fmt: skip
-    config: RunConfig = load_config(Path(road.plan.config) if road.plan.config else None, [], given)
+    config = _config(road.plan, method, model, str(data), more or {})
     road.say(f"{method}: {data.name} -> {name}/")
     begun = (folder / "manifest.json").exists()  # a folder without it was killed while it was made
     done = resume(folder, road.listeners) if begun else train(config, folder, road.listeners)
     if not done.finished:
         raise RunError(f"{folder}: was stopped; the same command goes on with it")
     return folder
+
+
+def _config(plan: CaiPlan, method: str, model: str, data: str, more: Mapping[str, Any]) -> RunConfig:
+    given = {"method": method, "model.path": model, "data.path": data, "train.seed": plan.seed,
+             "data.eval_fraction": 0.0, **more}  # fmt: skip
+    return load_config(Path(plan.config) if plan.config else None, [], given)
 
 
 def _evaluated(road: _Road, result: Path) -> dict[str, Any]:
