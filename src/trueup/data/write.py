@@ -8,7 +8,6 @@ import gzip
 import io
 import json
 import os
-import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +18,7 @@ import zstandard
 
 from trueup.data.files import file_kind
 from trueup.errors import DataError, ResourceError
+from trueup.runs.disk import sweep_for, temporary_for
 
 
 @contextlib.contextmanager
@@ -33,7 +33,7 @@ def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise DataError(f"{path}: exists already; name another file or ask for it to be overwritten")
     if not os.path.isdir(path.parent):
         raise DataError(f"{path}: the folder {path.parent} does not exist")
-    draft = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    draft = temporary_for(path)
     try:
         yield draft
         with draft.open("rb+") as stream:
@@ -44,6 +44,7 @@ def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             os.fsync(folder)
         finally:
             os.close(folder)
+        sweep_for(path)
     except OSError as error:
         raise ResourceError(f"{path}: cannot be written: {error.strerror or error}; nothing was changed") from error
     finally:

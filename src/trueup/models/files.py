@@ -8,7 +8,6 @@ import hashlib
 import io
 import os
 import shutil
-import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from trueup.errors import ResourceError, RunError
+from trueup.runs.disk import sweep_for, temporary_for
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FULL_WORDS = ("No space left on device", "Disk quota exceeded", "File too large")
@@ -66,13 +66,14 @@ def building(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     if not replace and os.path.lexists(folder):
         raise RunError(f"{folder}: exists already; name another folder or remove this one")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = folder.parent / f".{folder.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    draft = temporary_for(folder)
     try:
         with full_disk_named(folder):
             draft.mkdir()
             yield draft
             _sync(draft)
         _publish(draft, folder, replace=replace)
+        sweep_for(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from trueup.errors import RunError, TrainingError
-from trueup.runs.disk import fsync_folder, guard, remove_tree, sweep, temporary_suffix, write_atomic, write_new
+from trueup.runs.disk import fsync_folder, guard, remove_tree, sweep, temporary_for, write_atomic, write_new
 
 LATEST = "LATEST"
 MANIFEST = "HANDOVER.json"
@@ -92,7 +92,7 @@ def publish(folder: Path, version: int, save: Callable[[Path], None], *, keep: i
     for unannounced in (v for v in _versions(folder) if newest is None or v > newest):
         _remove(folder, unannounced)  # its trainer died before samplers were told of it
     path = folder / _name(version)
-    temporary = folder / f".{path.name}.{temporary_suffix()}"
+    temporary = temporary_for(path)
     with guard(folder, "handing over weights"):
         try:
             temporary.mkdir()
@@ -238,7 +238,7 @@ def _announced(folder: Path) -> int | None:
 def _remove(folder: Path, version: int) -> Path:
     path = folder / _name(version)
     # out of sight first, so that half of a version is never taken for one
-    aside = folder / f".{path.name}.{temporary_suffix()}"
+    aside = temporary_for(path)
     with guard(path, "removing a version"):
         os.rename(path, aside)
         remove_tree(aside)

@@ -102,7 +102,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         ResourceError: disk full and the like; the old content is intact and nothing is left over.
     """
     raw = data.encode() if isinstance(data, str) else data
-    temporary = path.with_name(f".{path.name}.{temporary_suffix()}")
+    temporary = temporary_for(path)
     with guard(path, "writing"):
         try:
             write_new(temporary, raw)
@@ -112,6 +112,12 @@ def write_atomic(path: Path, data: bytes | str) -> None:
                 os.unlink(temporary)
             raise
         fsync_folder(path.parent)
+        sweep_for(path)
+
+
+def temporary_for(path: Path) -> Path:
+    """A name beside ``path`` to make it under."""
+    return path.with_name(f".{path.name}.{temporary_suffix()}")
 
 
 def temporary_suffix() -> str:
@@ -147,13 +153,22 @@ def remove_tree(path: Path) -> None:
 
 def sweep(folder: Path) -> list[Path]:
     """Removes the temporary files and folders that dead processes left in ``folder``; returns them."""
-    gone: list[Path] = []
-    for entry in sorted(os.scandir(folder), key=lambda e: e.name):
-        if not abandoned(entry.name):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            remove_tree(Path(entry.path))
-        else:
-            os.unlink(entry.path)
-        gone.append(Path(entry.path))
-    return gone
+    found = sorted(os.scandir(folder), key=lambda e: e.name)
+    return [_removed(entry) for entry in found if abandoned(entry.name)]
+
+
+def sweep_for(path: Path) -> None:
+    """Removes what other processes, now dead, left of making ``path``; for use when it has been made."""
+    own = f".tmp-{os.getpid()}-"
+    with contextlib.suppress(FileNotFoundError):  # another process sweeps too
+        for entry in list(os.scandir(path.parent)):
+            if entry.name.startswith(f".{path.name}.tmp-") and own not in entry.name and abandoned(entry.name):
+                _removed(entry)
+
+
+def _removed(entry: os.DirEntry[str]) -> Path:
+    if entry.is_dir(follow_symlinks=False):
+        remove_tree(Path(entry.path))
+    else:
+        os.unlink(entry.path)
+    return Path(entry.path)
