@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -46,7 +47,7 @@ def killed(folder: Path, kills: int) -> None:
     want, calls = files_of(out), {p.name: sorted(keys_of(p)) for p in out.rglob("*.log.jsonl")}
     rng, done, where = random.Random(0), 0, []
     while done < kills:
-        out.rename(folder / f"done{done}")
+        shutil.rmtree(out)
         while True:
             child = process(folder, out)
             time.sleep(seconds * rng.random() if done < kills else 0)
