@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # The floors whose every line and branch is tested for itself (words and maths).
 FLOORS := losses ops types tensors errors config settings thresholds
 
-.PHONY: setup model demo test check coverage format bench gpu soak clean
+.PHONY: setup model demo test check coverage format bench learn gpu soak clean
 
 setup: $(STAMP)
 
@@ -43,6 +43,18 @@ format: setup
 
 bench: model
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/sampling.py
+	$(BIN)/python benchmarks/page.py
+
+# Learning curves of docs/benchmarks.md: some two hours on 2 cores. SCRATCH keeps the reward model and the runs.
+SCRATCH ?= runs/learn
+learn: model
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	for method in ppo rloo grpo iterative-dpo offline-dpo; do for seed in 0 1 2; do \
+		$(BIN)/python benchmarks/learn_rl.py --method $$method --seed $$seed --scratch $(SCRATCH) || exit 1; done; done
+	for seed in 0 1 2; do $(BIN)/python benchmarks/learn_arithmetic.py --seed $$seed --scratch $(SCRATCH) || exit 1; done
+	$(BIN)/python benchmarks/reward_limit.py --scratch $(SCRATCH)
+	$(BIN)/python benchmarks/page.py
 
 coverage: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/losses tests/ops tests/test_settings.py $(FLOORS:%=--cov=trueup.%) \
