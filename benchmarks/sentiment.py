@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from trueup.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from trueup.feedback.base import Answered
 from trueup.feedback.reward_model import RewardModel
+from trueup.models.load import load_tokenizer
 from trueup.models.sampling import Sampling
 from trueup.ops.diversity import distinct
 from trueup.ops.stats import Interval, wilson
@@ -31,7 +33,8 @@ HERE = Path(__file__).resolve().parent
 DATA = HERE.parents[1] / "shared/data/rt_polarity/rt_polarity.jsonl.gz"
 MODEL = "bundled:smollm2-135m-instruct"
 NEW = 24
-PAIRS, OPENINGS, HELD_OUT = 1600, 1600, 256
+PAIRS, LAST, OPENINGS, HELD_OUT = 1600, 2700, 1600, 256  # of each label, reviews between PAIRS and LAST give openings
+OPENING = 4  # words
 
 
 def reviews(path: str) -> dict[str, list[str]]:
@@ -51,18 +54,26 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+def as_answered(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A review cut as the answers of a policy are: an opening, then as many tokens as are drawn."""
+    words = text.split()
+    ids = tokenizer(" " + " ".join(words[OPENING:]), add_special_tokens=False).input_ids[:NEW]
+    return " " + " ".join(words[:OPENING]) + str(tokenizer.decode(ids))
+
+
 def files(folder: Path, data: str, tuning: bool = False) -> tuple[Path, Path, Path]:
     """Pairs for the reward model; openings for learning and for measuring, of reviews that it never saw.
 
     ``tuning``: other openings measure, so that settings are not chosen on those that the results are of.
     """
-    texts = reviews(data)
+    texts, tokenizer = reviews(data), load_tokenizer(MODEL)
+    seen = {k: [as_answered(x, tokenizer) for x in t[:PAIRS] + t[LAST:]] for k, t in texts.items()}
     pairs = [
-        {"prompt": "Review:", "chosen": " " + good, "rejected": " " + bad}
-        for good, bad in zip(texts["pos"][:PAIRS], texts["neg"][:PAIRS], strict=True)
+        {"prompt": "Review:", "chosen": good, "rejected": bad}
+        for good, bad in zip(seen["pos"], seen["neg"], strict=False)
     ]
-    rest = [t for both in zip(texts["pos"][PAIRS:], texts["neg"][PAIRS:], strict=False) for t in both]
-    openings = list(dict.fromkeys("Review: " + " ".join(t.split()[:4]) for t in rest))
+    rest = [t for both in zip(texts["pos"][PAIRS:LAST], texts["neg"][PAIRS:LAST], strict=True) for t in both]
+    openings = list(dict.fromkeys("Review: " + " ".join(t.split()[:OPENING]) for t in rest))
     rows = [{"id": f"o{i}", "prompt": o} for i, o in enumerate(openings)]
     measure = rows[HELD_OUT + OPENINGS :][:HELD_OUT] if tuning else rows[:HELD_OUT]
     learn, name = rows[HELD_OUT : HELD_OUT + OPENINGS], "tuning.jsonl" if tuning else "measure.jsonl"
@@ -85,13 +96,11 @@ def reward_model(folder: Path, pairs: Path) -> Path:
 
 def held_out_accuracy(reward: Path, data: str) -> Interval:
     """How often the reward model puts a positive review above a negative one, both new to it."""
-    texts, judge = reviews(data), RewardModel(reward)
-    sides = [
-        judge.score(
-            [Answered(id=str(i), prompt="Review:", answer=" " + t) for i, t in enumerate(texts[k][PAIRS:][:200])]
-        )
-        for k in ("pos", "neg")
-    ]
+    texts, judge, tokenizer = reviews(data), RewardModel(reward), load_tokenizer(MODEL)
+    sides = []
+    for label in ("pos", "neg"):
+        new = [as_answered(t, tokenizer) for t in texts[label][PAIRS:LAST][:200]]
+        sides.append(judge.score([Answered(id=str(i), prompt="Review:", answer=t) for i, t in enumerate(new)]))
     return wilson(int((sides[0] > sides[1]).sum()), len(sides[0]))
 
 
