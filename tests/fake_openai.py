@@ -49,7 +49,7 @@ class FakeOpenAI:
         self.faults, self.chance, self.random = list(faults), chance or {}, random.Random(seed)
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
-        self.answered = self.now = self.most = self.listed = 0
+        self.answered = self.promised = self.now = self.most = self.listed = 0
         self.lock, self.stop = threading.Lock(), threading.Event()
         self.http = _Server(("127.0.0.1", port), _Handler)
         self.http.fake = self
@@ -162,6 +162,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "redirect":
             self._send(307, {}, {"Location": "http://elsewhere.invalid/v1/chat/completions"})
         else:
+            with fake.lock:
+                fake.promised += 1
+                if fake.die_after is not None and fake.promised > fake.die_after:
+                    self.close_connection = True  # answers under way at once are no more than it was to give
+                    return
             body = fake.answer(request, "chat" in self.path, fault)
             self._send(200, body, {}, fault)
             with fake.lock:

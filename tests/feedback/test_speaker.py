@@ -202,8 +202,8 @@ def test_log_probabilities_come_from_the_first_token(server: FakeOpenAI) -> None
     assert reply.tokens_out >= 1
 
 
-def test_a_judge_behind_an_endpoint_by_tokens_and_in_words(server: FakeOpenAI) -> None:
-    with pool(server) as endpoints:
+def test_a_judge_behind_an_endpoint_by_tokens_and_in_words() -> None:
+    with FakeOpenAI(reply=verdict_a, latency=0.2) as server, pool(server) as endpoints:
         by_tokens = ModelJudge(RemoteSpeaker(endpoints), SHORT).compare(pairs(4))
         in_words = ModelJudge(RemoteSpeaker(endpoints), SHORT, manner=Manner(way="parsed")).compare(pairs(4))
     assert {j.how for j in by_tokens} == {"logprobs"} and all(j.flipped for j in by_tokens)

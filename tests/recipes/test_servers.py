@@ -30,8 +30,9 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def test_servers_answer_like_one(prompts: Path, tmp_path: Path) -> None:
-    with FakeOpenAI() as one, FakeOpenAI(faults=["500", "429:0.1"]) as other:
-        assert run(words(prompts, tmp_path / "both.jsonl", one.url, other.url)) == 0
+    with FakeOpenAI(latency=0.1) as one, FakeOpenAI(faults=["500", "429:0.1"]) as other:
+        shared = words(prompts, tmp_path / "both.jsonl", one.url, other.url)
+        assert run([*shared, "--server-concurrency", "2"]) == 0
         assert one.answered and other.answered
         assert run(words(prompts, tmp_path / "alone.jsonl", one.url)) == 0
     both, alone = lines(tmp_path / "both.jsonl"), lines(tmp_path / "alone.jsonl")
