@@ -73,7 +73,7 @@ class TrainConfig(Section):
     eps: float = Field(default=1e-8, gt=0, description="AdamW")
     max_grad_norm: float = Field(default=1.0, gt=0, description="global norm that gradients are clipped to")
     precision: Literal["auto", "bf16", "fp32"] = Field(
-        default="auto", description="of the forward pass; bf16 keeps fp32 master weights"
+        default="auto", description="of the forward pass; auto: bf16 where it is faster; bf16 keeps fp32 master weights"
     )
     gradient_checkpointing: bool = Field(default=False, description="recompute activations in the backward pass")
     seed: int = Field(default=0, ge=0, description="data order, LoRA and head initialisation")

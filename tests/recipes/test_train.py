@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trueup.config import DataConfig, EvalConfig, LoraConfig, ModelConfig, RunConfig, SaveConfig, TrainConfig
 from trueup.errors import DataError, ModelError, RunError, TrainingError
 from trueup.models.load import load_causal_lm
-from trueup.recipes.build import build
+from trueup.recipes.build import bf16_pays, build
 from trueup.recipes.prepare import prepare
 from trueup.recipes.train import method_of, resume, train
 from trueup.runs.checkpoint import latest_checkpoint, load_checkpoint
@@ -233,3 +233,16 @@ def test_what_cannot_be_run_is_refused_before_a_folder_is_made(tiny: Path, small
     train(config("dpo", tiny, small_data["pairs"], train={"max_steps": 1}), out)
     with pytest.raises(RunError):
         train(config("dpo", tiny, small_data["pairs"], train={"max_steps": 1}), out)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "wanted"),
+    [
+        ("AuthenticAMD", "avx512f avx512_bf16", True),
+        ("GenuineIntel", "avx512f avx512_bf16", False),
+        ("GenuineIntel", "avx512_bf16 amx_bf16 amx_tile", True),
+        ("AuthenticAMD", "avx512f", False),
+    ],
+)
+def test_bf16_is_chosen_where_it_is_the_faster(vendor: str, flags: str, wanted: bool) -> None:
+    assert bf16_pays(f"vendor_id\t: {vendor}\nflags\t\t: fpu {flags}\n") is wanted

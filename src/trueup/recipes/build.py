@@ -85,8 +85,16 @@ def _fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return bf16_pays(cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else "")
+
+
+def bf16_pays(cpuinfo: str) -> bool:
+    """Whether a processor multiplies matrices in bf16 faster than in fp32, by its flags in Linux's ``/proc/cpuinfo``.
+
+    AMX does. AVX512-BF16 alone does on AMD (an EPYC: 2.3 times fp32 in products of 2048); an Intel Xeon without
+    AMX reached 0.55 times fp32. A rule and no measurement, so that a resumed run computes as it began.
+    """
+    return "amx_bf16" in cpuinfo or ("avx512_bf16" in cpuinfo and "AuthenticAMD" in cpuinfo)
 
 
 def open_policy(config: RunConfig, method: Method, machine: Machine, pad_id: int) -> Policy:
