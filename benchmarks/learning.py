@@ -14,15 +14,18 @@ HERE = Path(__file__).resolve().parent
 RUNS = HERE / "results" / "learning"
 PICTURE = HERE.parent / "docs" / "images" / "learning.png"
 SENTIMENT = ("ppo", "rloo", "grpo", "reinforce", "iterative-dpo", "offline-dpo")
+REVIEWS = {
+    "cut": "2594 pairs of reviews cut to the length of the answers",
+    "whole": "1600 pairs of whole reviews",
+}
 KL, DISTINCT, GAIN = 10.0, 0.7, 1.0  # wanted of PPO
 
 
 def runs() -> dict[str, list[dict[str, Any]]]:
-    """By method, seeds in order."""
+    """By the name of the file without its seed, seeds in order."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(RUNS.glob("*.json")):
-        run = json.loads(path.read_text())
-        found.setdefault(run["method"], []).append(run)
+        found.setdefault(path.stem.rpartition("-")[0], []).append(json.loads(path.read_text()))
     return {name: sorted(seeds, key=lambda r: r["seed"]) for name, seeds in found.items()}
 
 
@@ -33,31 +36,40 @@ def where(run: dict[str, Any]) -> str:
 
 
 def sentiment(found: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """The table of the reviews task; empty without a run of it."""
-    mine = {name: found[name] for name in SENTIMENT if name in found}
-    if not mine:
+    """The tables of the reviews task, one a reward model; empty without a run of it."""
+    tables = {r: {m: found[f"{m}-{r}"] for m in SENTIMENT if f"{m}-{r}" in found} for r in REVIEWS}
+    tables = {r: mine for r, mine in tables.items() if mine}
+    if not tables:
         return []
-    first = next(iter(mine.values()))[0]
-    accuracy, n = first["reward_model_accuracy"], first.get("openings", 256)
+    first = next(iter(next(iter(tables.values())).values()))[0]
     lines = [
         f"Reviews made kinder, after Ziegler et al. 2019 (`benchmarks/learn_rl.py`): LoRA, 24 new tokens after four words of "
-        f"a review. The reward model (held-out accuracy {accuracy[0]:.3f} [{accuracy[1]:.3f}, {accuracy[2]:.3f}]) was trained "
-        f"here; gold is VADER, which it never saw, on {n} held-out openings, in standard deviations of the base model's "
-        f"score (gold before: {first['before']['gold']:.2f}, deviation {first['before']['gold_std']:.2f}). PPO was to gain "
-        f"{GAIN:g} deviation at KL below {KL:g} nats an answer with {DISTINCT:.0%} of the base model's distinct-2. "
-        "Runs of more than ten minutes shared the machine with other work; the same runs took five to eight alone.\n",
-        "| method | seed | gold gain | gold after | proxy before, after | KL | distinct-2 share | minutes | on |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"a review. The reward model is trained here; gold is VADER, which it never saw, on {first['openings']} held-out "
+        f"openings, in standard deviations of the base model's score (gold before: {first['before']['gold']:.2f}, deviation "
+        f"{first['before']['gold_std']:.2f}). PPO was to gain {GAIN:g} deviation at KL below {KL:g} nats an answer with "
+        f"{DISTINCT:.0%} of the base model's distinct-2. Settings were chosen on other openings and another seed.\n"
     ]
-    for name, seeds in mine.items():
-        for run in seeds:
-            after = run["after"]
-            lines.append(
-                f"| {name} | {run['seed']} | {run['gold_gain_in_base_deviations']:+.2f} | {after['gold']:.2f} ± "
-                f"{1.96 * after['gold_se']:.2f} | {run['before']['proxy']:.2f}, {after['proxy']:.2f} | {after['kl']:.1f} | "
-                f"{run['distinct_2_share']:.2f} | {run['seconds'] / 60:.1f} | {where(run)} |"
-            )
-    return [*lines, "", *rounds(found), *bound(found)]
+    for reviews, mine in tables.items():
+        accuracy = next(iter(mine.values()))[0]["reward_model_accuracy"]
+        lines += [
+            f"Reward model of {REVIEWS[reviews]}, held-out accuracy {accuracy[0]:.3f} [{accuracy[1]:.3f}, {accuracy[2]:.3f}]:\n",
+            "| method | seed | gold gain | gold after | proxy before, after | KL | distinct-2 share | minutes | on |",
+            "|---|---|---|---|---|---|---|---|---|",
+            *(row(name, run) for name, seeds in mine.items() for run in seeds),
+            "",
+            *bound(mine, reviews),
+        ]
+    return [*lines, *rounds(next((mine for mine in tables.values() if "iterative-dpo" in mine), {}))]
+
+
+def row(name: str, run: dict[str, Any]) -> str:
+    """A line of the table."""
+    after = run["after"]
+    return (
+        f"| {name} | {run['seed']} | {run['gold_gain_in_base_deviations']:+.2f} | {after['gold']:.2f} ± "
+        f"{1.96 * after['gold_se']:.2f} | {run['before']['proxy']:.2f}, {after['proxy']:.2f} | {after['kl']:.1f} | "
+        f"{run['distinct_2_share']:.2f} | {run['seconds'] / 60:.1f} | {where(run)} |"
+    )
 
 
 def gains(seeds: list[dict[str, Any]]) -> np.ndarray:
@@ -86,25 +98,36 @@ def rounds(found: dict[str, list[dict[str, Any]]]) -> list[str]:
     ]
 
 
-def bound(found: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """What stands between PPO and the gain that was wanted, if it was not reached."""
-    path = HERE / "results" / "reward_limit.json"
-    if "ppo" not in found or gains(found["ppo"]).min() >= GAIN or not path.exists():
+def bound(mine: dict[str, list[dict[str, Any]]], reviews: str) -> list[str]:
+    """What a reward model can buy at all, and what PPO bought."""
+    path = HERE / "results" / f"reward_limit_{reviews}.json"
+    if "ppo" not in mine or not path.exists():
         return []
-    limit = json.loads(path.read_text())
+    limit, mean = json.loads(path.read_text()), float(gains(mine["ppo"]).mean())
     last = limit["points"][-1]
-    longer = json.loads((HERE / "results" / "ppo-longer.json").read_text())
-    steps = longer["settings"]["train"]["max_steps"]
+    verdict = (
+        f"reaches {GAIN:g} deviation" if gains(mine["ppo"]).min() >= GAIN else f"does not reach {GAIN:g} deviation"
+    )
     return [
-        f"**PPO's gain of {GAIN:g} deviation is not reached**, and this reward model is the limit. Among {limit['answers']} "
-        f"answers of the base model to one opening its score and VADER's correlate by {limit['correlation']:.2f}. Choosing the "
-        f"best of {last['n']} by it ({last['kl']:.2f} nats) gains {last['gold']:+.2f} ± {1.96 * last['gold_se']:.2f} deviations "
-        f"of gold, and {last['proxy']:+.2f} of its own score; choosing by VADER itself, {last['ceiling']:+.2f}. A line "
-        f"over the square root of the KL, as Gao et al. 2022 found for best-of-n and RL, gives {limit['at_10_nats']:+.2f} at "
-        f"{KL:g} nats (`benchmarks/reward_limit.py`). {steps} steps at a rate of {longer['settings']['train']['lr']:g}, on other "
-        f"openings and another seed, raised the proxy to {longer['after']['proxy']:.2f} and gold by no more than "
-        f"{longer['gold_gain_in_base_deviations']:+.2f}. What would help is a reward model whose data says what VADER measures.\n"
+        f"**PPO {verdict} here**: {mean:+.2f} in the mean of {len(mine['ppo'])} seeds. What this reward model can buy: among "
+        f"{limit['answers']} answers of the base model to one opening its score and VADER's correlate by "
+        f"{limit['correlation']:.2f}. Choosing the best of {last['n']} by it ({last['kl']:.2f} nats) gains {last['gold']:+.2f} ± "
+        f"{1.96 * last['gold_se']:.2f} deviations of gold, and {last['proxy']:+.2f} of its own score; choosing by VADER "
+        f"itself, {last['ceiling']:+.2f}. A line over the square root of the KL, as Gao et al. 2022 found for best-of-n and "
+        f"RL, gives {limit['at_10_nats']:+.2f} at {KL:g} nats (`benchmarks/reward_limit.py --reviews {reviews}`)."
+        f"{longer() if reviews == 'whole' else ''}\n"
     ]
+
+
+def longer() -> str:
+    """That more steps did not help where the reward model was the limit."""
+    run = json.loads((HERE / "results" / "ppo-longer.json").read_text())
+    train = run["settings"]["train"]
+    return (
+        f" {train['max_steps']} steps at a rate of {train['lr']:g}, on other openings and another seed, raised the proxy to "
+        f"{run['after']['proxy']:.2f} and gold by no more than {run['gold_gain_in_base_deviations']:+.2f}. What helped is the "
+        "reward model above, whose reviews look as the answers do."
+    )
 
 
 def arithmetic(found: dict[str, list[dict[str, Any]]]) -> list[str]:

@@ -69,10 +69,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=str(DATA))
     parser.add_argument("--scratch", type=Path, required=True, help="folder of learn_rl.py, with its reward model")
+    parser.add_argument("--reviews", choices=["whole", "cut"], default="cut", help="what the reward model learns from")
     arguments = parser.parse_args()
     arguments.scratch.mkdir(parents=True, exist_ok=True)
-    pairs, learn, _ = files(arguments.scratch, arguments.data)
-    judge, words = RewardModel(reward_model(arguments.scratch, pairs)), SentimentIntensityAnalyzer()
+    pairs, learn, _ = files(arguments.scratch, arguments.data, arguments.reviews)
+    judge, words = RewardModel(reward_model(pairs)), SentimentIntensityAnalyzer()
     sampler = open_sampler(MODEL, machine_named())
     rows = [json.loads(line) for line in learn.read_text().splitlines()[:OPENINGS]]
     tasks = [
@@ -86,9 +87,9 @@ def main() -> None:
                for i, x in enumerate(g)]  # fmt: skip
     proxy = np.asarray(judge.score(answers), dtype=float).reshape(gold.shape)
     points = curve(gold, proxy)
-    report = {"machine": machine(rates=False), "openings": OPENINGS, "answers": ANSWERS, "points": points,
+    report = {"machine": machine(rates=False), "reviews": arguments.reviews, "openings": OPENINGS, "answers": ANSWERS, "points": points,
               "correlation": correlation(gold, proxy), "at_10_nats": at(points, 10.0)}  # fmt: skip
-    (HERE / "results" / "reward_limit.json").write_text(json.dumps(report, indent=1) + "\n")
+    (HERE / "results" / f"reward_limit_{arguments.reviews}.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps({k: v for k, v in report.items() if k != "machine"}, indent=1))
 
 

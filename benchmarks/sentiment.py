@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ MODEL = "bundled:smollm2-135m-instruct"
 NEW = 24
 PAIRS, LAST, OPENINGS, HELD_OUT = 1600, 2700, 1600, 256  # of each label, reviews between PAIRS and LAST give openings
 OPENING = 4  # words
+Cut = Literal["whole", "cut"]
 
 
 def reviews(path: str) -> dict[str, list[str]]:
@@ -58,31 +59,40 @@ def as_answered(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """A review cut as the answers of a policy are: an opening, then as many tokens as are drawn."""
     words = text.split()
     ids = tokenizer(" " + " ".join(words[OPENING:]), add_special_tokens=False).input_ids[:NEW]
-    return " " + " ".join(words[:OPENING]) + str(tokenizer.decode(ids))
+    return " ".join(words[:OPENING]) + str(tokenizer.decode(ids))
 
 
-def files(folder: Path, data: str, tuning: bool = False) -> tuple[Path, Path, Path]:
+def shown(texts: list[str], reviews_are: Cut) -> list[str]:
+    """What a reward model reads of reviews."""
+    if reviews_are == "whole":
+        return [" " + t for t in texts]
+    tokenizer = load_tokenizer(MODEL)
+    return [" " + as_answered(t, tokenizer) for t in texts]
+
+
+def files(folder: Path, data: str, reviews_are: Cut = "cut", tuning: bool = False) -> tuple[Path, Path, Path]:
     """Pairs for the reward model; openings for learning and for measuring, of reviews that it never saw.
 
-    ``tuning``: other openings measure, so that settings are not chosen on those that the results are of.
+    ``reviews_are``: "whole", the first 1600 of each label as they are; "cut", those and all beyond the openings' as long as
+    answers are. ``tuning``: other openings measure, so that settings are not chosen on those that the results are of.
     """
-    texts, tokenizer = reviews(data), load_tokenizer(MODEL)
-    seen = {k: [as_answered(x, tokenizer) for x in t[:PAIRS] + t[LAST:]] for k, t in texts.items()}
-    pairs = [
-        {"prompt": "Review:", "chosen": good, "rejected": bad}
-        for good, bad in zip(seen["pos"], seen["neg"], strict=False)
-    ]
+    texts = reviews(data)
+    good, bad = (
+        shown(texts[k][:PAIRS] + (texts[k][LAST:] if reviews_are == "cut" else []), reviews_are) for k in ("pos", "neg")
+    )
+    pairs = [{"prompt": "Review:", "chosen": a, "rejected": b} for a, b in zip(good, bad, strict=False)]
     rest = [t for both in zip(texts["pos"][PAIRS:LAST], texts["neg"][PAIRS:LAST], strict=True) for t in both]
     openings = list(dict.fromkeys("Review: " + " ".join(t.split()[:OPENING]) for t in rest))
     rows = [{"id": f"o{i}", "prompt": o} for i, o in enumerate(openings)]
     measure = rows[HELD_OUT + OPENINGS :][:HELD_OUT] if tuning else rows[:HELD_OUT]
     learn, name = rows[HELD_OUT : HELD_OUT + OPENINGS], "tuning.jsonl" if tuning else "measure.jsonl"
-    return write(folder / "pairs.jsonl", pairs), write(folder / "learn.jsonl", learn), write(folder / name, measure)
+    told = write(folder / f"pairs-{reviews_are}.jsonl", pairs)
+    return told, write(folder / "learn.jsonl", learn), write(folder / name, measure)
 
 
-def reward_model(folder: Path, pairs: Path) -> Path:
-    """The reward model's run, made once."""
-    out = folder / "reward"
+def reward_model(pairs: Path) -> Path:
+    """The reward model's run, made once, beside its pairs."""
+    out = pairs.with_name(pairs.stem.replace("pairs", "reward"))
     if not (out / "model").exists():
         config = RunConfig(
             method="reward",
@@ -94,12 +104,12 @@ def reward_model(folder: Path, pairs: Path) -> Path:
     return out
 
 
-def held_out_accuracy(reward: Path, data: str) -> Interval:
+def held_out_accuracy(reward: Path, data: str, reviews_are: Cut) -> Interval:
     """How often the reward model puts a positive review above a negative one, both new to it."""
-    texts, judge, tokenizer = reviews(data), RewardModel(reward), load_tokenizer(MODEL)
+    texts, judge = reviews(data), RewardModel(reward)
     sides = []
     for label in ("pos", "neg"):
-        new = [as_answered(t, tokenizer) for t in texts[label][PAIRS:LAST][:200]]
+        new = shown(texts[label][PAIRS:LAST][:200], reviews_are)
         sides.append(judge.score([Answered(id=str(i), prompt="Review:", answer=t) for i, t in enumerate(new)]))
     return wilson(int((sides[0] > sides[1]).sum()), len(sides[0]))
 
