@@ -47,7 +47,8 @@ def sentiment(found: dict[str, list[dict[str, Any]]]) -> list[str]:
         f"a review. The reward model is trained here; gold is VADER, which it never saw, on {first['openings']} held-out "
         f"openings, in standard deviations of the base model's score (gold before: {first['before']['gold']:.2f}, deviation "
         f"{first['before']['gold_std']:.2f}). PPO was to gain {GAIN:g} deviation at KL below {KL:g} nats an answer with "
-        f"{DISTINCT:.0%} of the base model's distinct-2. Settings were chosen on other openings and another seed.\n"
+        f"{DISTINCT:.0%} of the base model's distinct-2. Settings were chosen on other openings and another seed. "
+        "Runs of the second table of more than ten minutes shared the machine with other work.\n"
     ]
     for reviews, mine in tables.items():
         accuracy = next(iter(mine.values()))[0]["reward_model_accuracy"]
