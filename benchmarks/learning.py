@@ -78,6 +78,12 @@ def gains(seeds: list[dict[str, Any]]) -> np.ndarray:
     return np.array([r["gold_gain_in_base_deviations"] for r in seeds])
 
 
+def half_width(seeds: np.ndarray) -> float:
+    """Of the 95 % interval of a mean over seeds, Student's."""
+    n = len(seeds)
+    return float(student.ppf(0.975, n - 1) * seeds.std(ddof=1) / n**0.5) if n > 1 else float("inf")
+
+
 def rounds(found: dict[str, list[dict[str, Any]]]) -> list[str]:
     """Whether three rounds beat one on the same samples; by seed, because a seed's runs share their openings."""
     if not ("iterative-dpo" in found and "offline-dpo" in found):
@@ -85,7 +91,7 @@ def rounds(found: dict[str, list[dict[str, Any]]]) -> list[str]:
     pairs = list(zip(found["iterative-dpo"], found["offline-dpo"], strict=False))
     three, one = gains([a for a, _ in pairs]), gains([b for _, b in pairs])
     d = three - one
-    half = float(student.ppf(0.975, len(d) - 1) * d.std(ddof=1) / len(d) ** 0.5) if len(d) > 1 else float("inf")
+    half = half_width(d)
     verdict = "beats" if d.mean() > half else "does not measurably beat"
     kl = [r["after"]["kl"] for r, _ in pairs]
     why = (
@@ -104,13 +110,14 @@ def bound(mine: dict[str, list[dict[str, Any]]], reviews: str) -> list[str]:
     path = HERE / "results" / f"reward_limit_{reviews}.json"
     if "ppo" not in mine or not path.exists():
         return []
-    limit, mean = json.loads(path.read_text()), float(gains(mine["ppo"]).mean())
+    limit, each = json.loads(path.read_text()), gains(mine["ppo"])
     last = limit["points"][-1]
-    verdict = (
-        f"reaches {GAIN:g} deviation" if gains(mine["ppo"]).min() >= GAIN else f"does not reach {GAIN:g} deviation"
-    )
+    half = half_width(each)
+    verdict = "reaches" if each.mean() >= GAIN else "does not reach"
     return [
-        f"**PPO {verdict} here**: {mean:+.2f} in the mean of {len(mine['ppo'])} seeds. What this reward model can buy: among "
+        f"**PPO {verdict} {GAIN:g} deviation in the mean** of {len(each)} seeds: {each.mean():+.2f} ± {half:.2f} (95 %, Student), "
+        f"{(each >= GAIN).sum()} of the seeds alone, KL {min(r['after']['kl'] for r in mine['ppo']):.1f} to "
+        f"{max(r['after']['kl'] for r in mine['ppo']):.1f}. What this reward model can buy: among "
         f"{limit['answers']} answers of the base model to one opening its score and VADER's correlate by "
         f"{limit['correlation']:.2f}. Choosing the best of {last['n']} by it ({last['kl']:.2f} nats) gains {last['gold']:+.2f} ± "
         f"{1.96 * last['gold_se']:.2f} deviations of gold, and {last['proxy']:+.2f} of its own score; choosing by VADER "
