@@ -178,8 +178,8 @@ class Summary:
         return out + [f"warning: {w}" for w in self.warnings]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
+        """As plain values; without the calls made now, which tell of interruptions and not of the judge."""
+        return {name: value for name, value in asdict(self).items() if name != "calls"}
 
 
 def _always(slot_a: np.ndarray) -> Literal["first", "second"] | None:

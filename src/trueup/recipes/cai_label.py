@@ -142,8 +142,8 @@ def write_labels(given: Mapping[str, Any], journal: Journal, judge: Speaker, out
 
 
 def _stable(summary: Summary) -> dict[str, Any]:
-    """What does not depend on interruptions: all but the calls made now."""
-    return {k: v for k, v in summary.to_json().items() if k not in ("calls", "disagreement")}
+    """One judge's; nothing that depends on interruptions."""
+    return {k: v for k, v in summary.to_json().items() if k != "disagreement"}
 
 
 def _couples(constitution: Constitution, given: Mapping[str, Any], settings: Labelling) -> tuple[list[_Couple], int]:

@@ -14,7 +14,7 @@
   (``even`` 0.5). ``p_value``: exact sign test over prompts; ``p_holm``: the same after Holm over all contrasts of the
   measure, of which ``verdict`` (in words) makes use; both null where no test belongs to the figure.
 * ``ratings``: Bradley-Terry ratings on Elo's scale, figures named after the subjects; empty with fewer than three.
-* ``judges``: ``{identity, pairs, scored, ties, calls, unscored, how, flip_rate, first_slot, always, suspect,
+* ``judges``: ``{identity, pairs, scored, ties, unscored, how, flip_rate, first_slot, always, suspect,
   disagreement, warnings}`` (:class:`trueup.feedback.judgement.Summary`).
 * ``warnings``: of the evaluation as a whole.
 * ``files``: name -> file in the folder: ``answers`` (a line ``{model, id, prompt, index, answer, truncated, tokens,
