@@ -112,12 +112,13 @@ def bound(mine: dict[str, list[dict[str, Any]]], reviews: str) -> list[str]:
         return []
     limit, each = json.loads(path.read_text()), gains(mine["ppo"])
     last = limit["points"][-1]
-    half = half_width(each)
-    verdict = "reaches" if each.mean() >= GAIN else "does not reach"
+    kl = [r["after"]["kl"] for r in mine["ppo"]]
+    over = [f"seed {r['seed']} ({r['after']['kl']:.1f} ± {1.96 * r['after']['kl_se']:.1f})" for r in mine["ppo"]
+            if r["after"]["kl"] >= KL]  # fmt: skip
     return [
-        f"**PPO {verdict} {GAIN:g} deviation in the mean** of {len(each)} seeds: {each.mean():+.2f} ± {half:.2f} (95 %, Student), "
-        f"{(each >= GAIN).sum()} of the seeds alone, KL {min(r['after']['kl'] for r in mine['ppo']):.1f} to "
-        f"{max(r['after']['kl'] for r in mine['ppo']):.1f}. What this reward model can buy: among "
+        f"**PPO gains {each.mean():+.2f} ± {half_width(each):.2f} deviations in the mean** of {len(each)} seeds (95 %, Student), "
+        f"{(each >= GAIN).sum()} of them {GAIN:g} or more, at a KL of {np.mean(kl):.1f} nats in the mean; over {KL:g} nats: "
+        f"{', '.join(over) or 'none'}. What this reward model can buy: among "
         f"{limit['answers']} answers of the base model to one opening its score and VADER's correlate by "
         f"{limit['correlation']:.2f}. Choosing the best of {last['n']} by it ({last['kl']:.2f} nats) gains {last['gold']:+.2f} ± "
         f"{1.96 * last['gold_se']:.2f} deviations of gold, and {last['proxy']:+.2f} of its own score; choosing by VADER "
