@@ -67,6 +67,18 @@ def killed(folder: Path, kills: int) -> None:
             assert len(set(keys_of(log))) == len(keys_of(log)), "a finished call was repeated"
             assert sorted(keys_of(log)) == calls[log.name]
     print(f"{done} kills, last touched:", {name: where.count(name) for name in sorted(set(where))})
+    assert kills < 20 or len(set(where) - {"-"}) > 2, "the kills met too few stages to tell anything"
+
+
+def test_an_evaluation_that_was_killed_before_its_last_lines_ends_in_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
+    plan_in(tmp_path, tiny)
+    out = tmp_path / "run"
+    assert process(tmp_path, out).wait() == 0, (tmp_path / "said.txt").read_text()
+    want = files_of(out)
+    for name in ("eval/eval.json", "report.json", "report.md"):
+        (out / name).unlink()
+    assert process(tmp_path, out).wait() == 0, (tmp_path / "said.txt").read_text()
+    assert files_of(out) == want
 
 
 def test_the_road_after_kills(tiny: Path, tmp_path: Path) -> None:
