@@ -124,7 +124,7 @@ def write_labels(given: Mapping[str, Any], journal: Journal, judge: Speaker, out
         "decided_by": dict(sorted(Counter(d.decided_by for d in decisions.values() if d.decided_by).items())),
         "unusable": summary.always is not None,
         "alarms": [c.line() for c in matrix if c.alarm],
-        "judge": {"identity": given["judge"], **_stable(summary)},
+        "judge": {"identity": given["judge"], **summary.to_json()},
         "constitution_sha256": constitution.sha256, "answerer": given["answerer"],
     }  # fmt: skip
     write_json(out / "matrix.json", [c.to_json() for c in matrix])
@@ -139,11 +139,6 @@ def write_labels(given: Mapping[str, Any], journal: Journal, judge: Speaker, out
     write_rows(out / "preferences.jsonl", [*rows, *people], overwrite=True)
     (out / "README.md").write_text(dataset_card(given, report, len(rows) + len(people)), encoding="utf-8")
     return report
-
-
-def _stable(summary: Summary) -> dict[str, Any]:
-    """One judge's; nothing that depends on interruptions."""
-    return {k: v for k, v in summary.to_json().items() if k != "disagreement"}
 
 
 def _couples(constitution: Constitution, given: Mapping[str, Any], settings: Labelling) -> tuple[list[_Couple], int]:
