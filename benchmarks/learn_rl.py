@@ -29,7 +29,7 @@ POLICY: dict[str, dict[str, Any]] = {
     "rloo": {"sample.n": 4, "train.batch_size": 16, "policy.epochs": 1, "policy.minibatches": 2},
 }  # fmt: skip
 POLICY |= {"grpo": POLICY["rloo"], "reinforce": POLICY["ppo"] | {"policy.epochs": 1, "policy.value_clip": 0.2}}
-# the reward model of cut reviews has scores twice as wide, so its KL weighs more, and is held where it was wanted to be
+# policies of the reward model of cut reviews reach scores of 2, of whole ones 1: a nat must cost more, and KL has a target
 LEASH: dict[str, dict[str, Any]] = {
     "whole": {"policy.kl_coef": 0.05, "train.max_steps": 30},
     "cut": {"policy.kl_coef": 0.1, "policy.kl_target": 9.5, "policy.kl_horizon": 640.0, "train.max_steps": 35},

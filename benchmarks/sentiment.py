@@ -35,11 +35,11 @@ MODEL = "bundled:smollm2-135m-instruct"
 NEW = 24
 PAIRS, LAST, OPENINGS, HELD_OUT = 1600, 2700, 1600, 256  # of each label, reviews between PAIRS and LAST give openings
 OPENING = 4  # words
-Cut = Literal["whole", "cut"]
+Reviews = Literal["whole", "cut"]  # what a reward model reads
 
 
-def reviews(path: str) -> dict[str, list[str]]:
-    """Texts by label, each once, in an order that a seed fixes."""
+def texts_by_label(path: str) -> dict[str, list[str]]:
+    """Reviews, each once, in an order that a seed fixes."""
     found: dict[str, set[str]] = {}
     with gzip.open(path, "rt", encoding="utf-8") as stream:
         for line in stream:
@@ -62,23 +62,23 @@ def as_answered(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     return " ".join(words[:OPENING]) + str(tokenizer.decode(ids))
 
 
-def shown(texts: list[str], reviews_are: Cut) -> list[str]:
-    """What a reward model reads of reviews."""
-    if reviews_are == "whole":
+def as_read(texts: list[str], reviews: Reviews) -> list[str]:
+    """Reviews as the reward model reads them."""
+    if reviews == "whole":
         return [" " + t for t in texts]
     tokenizer = load_tokenizer(MODEL)
     return [" " + as_answered(t, tokenizer) for t in texts]
 
 
-def files(folder: Path, data: str, reviews_are: Cut = "cut", tuning: bool = False) -> tuple[Path, Path, Path]:
+def files(folder: Path, data: str, reviews: Reviews = "cut", tuning: bool = False) -> tuple[Path, Path, Path]:
     """Pairs for the reward model; openings for learning and for measuring, of reviews that it never saw.
 
-    ``reviews_are``: "whole", the first 1600 of each label as they are; "cut", those and all beyond the openings' as long as
+    ``reviews``: "whole", the first 1600 of each label as they are; "cut", those and all beyond the openings' as long as
     answers are. ``tuning``: other openings measure, so that settings are not chosen on those that the results are of.
     """
-    texts = reviews(data)
+    texts = texts_by_label(data)
     good, bad = (
-        shown(texts[k][:PAIRS] + (texts[k][LAST:] if reviews_are == "cut" else []), reviews_are) for k in ("pos", "neg")
+        as_read(texts[k][:PAIRS] + (texts[k][LAST:] if reviews == "cut" else []), reviews) for k in ("pos", "neg")
     )
     pairs = [{"prompt": "Review:", "chosen": a, "rejected": b} for a, b in zip(good, bad, strict=False)]
     rest = [t for both in zip(texts["pos"][PAIRS:LAST], texts["neg"][PAIRS:LAST], strict=True) for t in both]
@@ -86,7 +86,7 @@ def files(folder: Path, data: str, reviews_are: Cut = "cut", tuning: bool = Fals
     rows = [{"id": f"o{i}", "prompt": o} for i, o in enumerate(openings)]
     measure = rows[HELD_OUT + OPENINGS :][:HELD_OUT] if tuning else rows[:HELD_OUT]
     learn, name = rows[HELD_OUT : HELD_OUT + OPENINGS], "tuning.jsonl" if tuning else "measure.jsonl"
-    told = write(folder / f"pairs-{reviews_are}.jsonl", pairs)
+    told = write(folder / f"pairs-{reviews}.jsonl", pairs)
     return told, write(folder / "learn.jsonl", learn), write(folder / name, measure)
 
 
@@ -104,12 +104,12 @@ def reward_model(pairs: Path) -> Path:
     return out
 
 
-def held_out_accuracy(reward: Path, data: str, reviews_are: Cut) -> Interval:
+def held_out_accuracy(reward: Path, data: str, reviews: Reviews) -> Interval:
     """How often the reward model puts a positive review above a negative one, both new to it."""
-    texts, judge = reviews(data), RewardModel(reward)
+    texts, judge = texts_by_label(data), RewardModel(reward)
     sides = []
     for label in ("pos", "neg"):
-        new = shown(texts[label][PAIRS:LAST][:200], reviews_are)
+        new = as_read(texts[label][PAIRS:LAST][:200], reviews)
         sides.append(judge.score([Answered(id=str(i), prompt="Review:", answer=t) for i, t in enumerate(new)]))
     return wilson(int((sides[0] > sides[1]).sum()), len(sides[0]))
 
